@@ -1,0 +1,203 @@
+"""Renames that never replace anything, and the exchange that finds a write of the last instant.
+
+The order is always: take first, atomically, then look at what was taken. What is not what was
+expected goes back to its place; where that is not free any more it is kept beside it; where even
+that fails it stays in the agent's own folder, from which nothing is removed unseen.
+"""
+
+import errno
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from agent.disk import native
+from agent.disk.errors import DiskError, MismatchError
+from agent.disk.look import Seen, Stop, check_content, check_signs, check_unused, look, look_inside
+from agent.disk.native import Place, UnsupportedError
+from agent.disk.root import components, sync_folder
+from agent.model import LocalEntry, LocalKind
+from libs.contracts.paths import numbered_name
+from libs.runtime.logs import get_logger
+
+log = get_logger("disk")
+
+KeepName = Callable[[str], str]
+"""Names the copy that is kept beside a name; called again with its answer when that is taken."""
+
+PRIVATE: Final = "swap."
+"""How names of entries on their way in or out begin; downloads never have such a name."""
+_TRIES: Final = 100
+
+
+def kept_name(name: str) -> str:
+    """Return `stem (kept).ext`: the name where a caller has no better one."""
+    return numbered_name(name, "kept", lambda _: False)
+
+
+def private_name() -> str:
+    """Return a name in the agent's own folder that nothing else has."""
+    return PRIVATE + secrets.token_hex(8)
+
+
+def put(source: Place, target: Place) -> None:
+    """Rename `source` to `target`. Raises `FileExistsError` when something is there."""
+    try:
+        native.rename_noreplace(source, target)
+    except UnsupportedError:
+        _put_over_claim(source, target)
+
+
+def _put_over_claim(source: Place, target: Place) -> None:
+    """Claim a free name by an empty file that only this process knows, then rename over that.
+
+    RACE: a program that opens the empty file within these microseconds and writes to it later
+    writes to a file without a name. A folder needs no claim: the system replaces only an empty
+    one.
+    """
+    seen = look(source)
+    if seen is not None and seen.kind is LocalKind.FOLDER:
+        if look(target) is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.name)
+        os.rename(source.name, target.name, src_dir_fd=source.fd, dst_dir_fd=target.fd)
+        return
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(target.name, flags, 0o600, dir_fd=target.fd)
+    try:
+        os.rename(source.name, target.name, src_dir_fd=source.fd, dst_dir_fd=target.fd)
+    except BaseException:
+        if is_still(target, look_inside(fd)) and os.fstat(fd).st_size == 0:
+            os.unlink(target.name, dir_fd=target.fd)
+        raise
+    finally:
+        os.close(fd)
+
+
+def take(slot: Place, private: Place, expect: LocalEntry, keep: KeepName, stop: Stop) -> None:
+    """Move what is at `slot` to `private` if it is `expect`, to the last byte.
+
+    Otherwise it is back at its place, or kept beside it, when the error is raised.
+    """
+    check_signs(slot, expect)
+    if expect.kind is LocalKind.FILE:
+        check_unused(slot, expect.path)
+    put(slot, private)
+    try:
+        check_content(private, expect, stop)
+    except BaseException:
+        give_back(private, slot, keep)
+        raise
+
+
+def swap(private: Place, slot: Place, expect: LocalEntry, keep: KeepName, stop: Stop) -> None:
+    """Let the prepared entry at `private` replace `expect` at `slot`, which is gone afterwards.
+
+    When something else is found, everything is as before, or what was found is kept beside.
+    """
+    check_signs(slot, expect)
+    if expect.kind is LocalKind.FILE:
+        check_unused(slot, expect.path)
+    prepared = look(private)
+    try:
+        native.rename_exchange(private, slot)
+    except UnsupportedError:
+        _swap_by_taking(private, slot, expect, keep, stop)
+        return
+    try:
+        check_content(private, expect, stop)
+    except BaseException:
+        _swap_back(private, slot, prepared, keep)
+        raise
+    os.unlink(private.name, dir_fd=private.fd)
+
+
+def _swap_by_taking(private: Place, slot: Place, expect: LocalEntry, keep: KeepName, stop: Stop) -> None:
+    """As `swap` where the system has no exchange: the name is free for an instant."""
+    taken = Place(private.fd, private_name())
+    check_content(slot, expect, stop)
+    take(slot, taken, expect, keep, stop)
+    try:
+        put(private, slot)
+    except FileExistsError:
+        # The user made a new file: it stays, and what it replaced is a version on the server.
+        os.unlink(taken.name, dir_fd=taken.fd)
+        raise
+    except BaseException:
+        give_back(taken, slot, keep)
+        raise
+    os.unlink(taken.name, dir_fd=taken.fd)
+
+
+def _swap_back(private: Place, slot: Place, prepared: Seen | None, keep: KeepName) -> None:
+    """Undo an exchange; `private` holds what the user has, `slot` the prepared entry, if nobody moved it."""
+    try:
+        if is_still(slot, prepared):
+            native.rename_exchange(private, slot)
+            if is_still(private, prepared):
+                sync_folder(slot)
+                return
+    except (OSError, UnsupportedError) as error:
+        log.warning("an exchange could not be undone", name=slot.name, error=str(error))
+    # The user has changed or moved the new entry already: both are kept.
+    give_back(private, slot, keep)
+
+
+def is_still(place: Place, seen: Seen | None) -> bool:
+    """Say whether `seen` is at the place, its content not written to since (a rename may have been)."""
+    now = look(place)
+    return (
+        now is not None
+        and seen is not None
+        and now.kind is seen.kind
+        and now.stat.same_content_signs(seen.stat)
+    )
+
+
+def give_back(private: Place, slot: Place, keep: KeepName) -> None:
+    """Put what was taken back into its place, or beside it; it is never dropped.
+
+    Raises nothing: when no name can be had it stays in the agent's own folder, and the log says so.
+    """
+    try:
+        name = _free_place(private, slot, keep)
+    except (OSError, DiskError):
+        log.exception("a file stays in the agent's folder", kept=private.name, was=slot.name)
+        return
+    if name != slot.name:
+        log.warning("a file that changed in the last instant was kept beside", was=slot.name, kept=name)
+    with suppress(OSError):
+        sync_folder(slot)
+
+
+def _free_place(private: Place, slot: Place, keep: KeepName) -> str:
+    name = slot.name
+    for _ in range(_TRIES):
+        try:
+            put(private, Place(slot.fd, name))
+        except FileExistsError:
+            name = keep(name)
+            if len(components(name)) != 1:
+                raise MismatchError("The name for a copy is not a name") from None
+        else:
+            return name
+    raise MismatchError("No free name was found for a copy")
+
+
+def swap_visible(one: Place, other: Place) -> None:
+    """Let two entries change places without an exchange, over a visible name.
+
+    A crash in between leaves a renamed entry, which the next scan recognises by its inode.
+    """
+    between = Place(one.fd, f"{other.name[:40]}.{secrets.token_hex(4)}")
+    put(one, between)
+    try:
+        put(other, one)
+    except BaseException:
+        give_back(between, one, kept_name)
+        raise
+    try:
+        put(between, other)
+    except BaseException:
+        give_back(between, other, kept_name)
+        raise

@@ -1,0 +1,159 @@
+"""The agent's own folder: the marker, temporary files, what a crash left behind."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from agent.disk.base import Rooted
+from agent.disk.errors import BlockedError, MismatchError, NameImpossibleError, OccupiedError, translated
+from agent.disk.look import Seen, hash_open, kind_of, look, look_inside, reading
+from agent.disk.native import Place
+from agent.disk.rename import PRIVATE, private_name, put
+from agent.disk.root import MARKER, components, names_in, sync_folder
+from agent.model import FileStat, LocalEntry, LocalKind
+from libs.contracts.paths import STATE_FOLDER
+
+TMP: Final = "tmp"
+TRASH: Final = "trash"
+_NEW: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Temp:
+    """A temporary file, open for reading and writing; whoever opened it closes it."""
+
+    name: str
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something in the agent's temporary folder.
+
+    `private`: it was on its way in or out when the agent died, so it may be the user's only copy.
+    """
+
+    name: str
+    kind: LocalKind
+    stat: FileStat
+
+    @property
+    def private(self) -> bool:
+        """Whether it is no download but an entry that was being swapped."""
+        return self.name.startswith(PRIVATE)
+
+
+class Temps(Rooted):
+    """The methods that work inside `.lockstep`."""
+
+    def prepare(self) -> None:
+        """Make the agent's own folders (mode 0700) and take the root's identity from now on.
+
+        The root itself must be there; ask `root_state` first, or an empty mount point is taken
+        for it.
+        """
+        with translated(""):
+            self.root.remember()
+            with self.root.open() as root:
+                _make_private(root, STATE_FOLDER)
+            with self.root.state() as state:
+                _make_private(state, TMP)
+                _make_private(state, TRASH)
+
+    def write_marker(self, marker: str) -> None:
+        """Write the root's marker so that a crash leaves the old one or the new one."""
+        name = private_name()
+        with translated(STATE_FOLDER), self.root.state() as state, self.root.state(TMP) as tmp:
+            fd = os.open(name, _NEW | os.O_EXCL, 0o600, dir_fd=tmp)
+            try:
+                os.write(fd, marker.encode() + b"\n")
+                os.fsync(fd)
+                os.rename(name, MARKER, src_dir_fd=tmp, dst_dir_fd=state)
+            except OSError:
+                os.unlink(name, dir_fd=tmp)
+                raise
+            finally:
+                os.close(fd)
+            os.fsync(state)
+        self.root.remember()
+
+    def temp_name(self, node_id: str, version_id: str) -> str:
+        """Return the name by which a partial download of a version is found again."""
+        name = f"{node_id}.{version_id}"
+        if len(components(name)) != 1 or name.startswith(PRIVATE):
+            raise NameImpossibleError("An identifier is malformed", code="path_refused")
+        return name
+
+    @contextmanager
+    def new_temp(self, node_id: str, version_id: str) -> Iterator[Temp]:
+        """Open the temporary file for a download; what an earlier try left in it is still there.
+
+        It stays when the body ends: `install` takes it by its name, or `discard_temp` drops it.
+        """
+        name = self.temp_name(node_id, version_id)
+        with translated(name), self.root.state(TMP) as tmp:
+            fd = os.open(name, _NEW, 0o600, dir_fd=tmp)
+            try:
+                if kind_of(os.fstat(fd).st_mode) is not LocalKind.FILE or os.fstat(fd).st_nlink != 1:
+                    raise BlockedError("The temporary file is not a plain file")
+                yield Temp(name, fd)
+            finally:
+                os.close(fd)
+
+    def leftover_temps(self) -> tuple[Leftover, ...]:
+        """Return what lies in the temporary folder, sorted by name."""
+        with translated(TMP), self.root.state(TMP) as tmp:
+            found = [(name, look(Place(tmp, name))) for name in names_in(tmp)]
+        return tuple(Leftover(name, seen.kind, seen.stat) for name, seen in found if seen is not None)
+
+    def hash_temp(self, name: str) -> tuple[FileStat, str]:
+        """Return the stat and SHA-256 of a file in the temporary folder."""
+        with self._temp(name) as place, reading(place) as (fd, stat):
+            return stat, hash_open(fd, stat, self._stopping.is_set)
+
+    def discard_temp(self, name: str) -> None:
+        """Remove a file of the temporary folder that the caller knows to be worthless.
+
+        Only the caller can know that: a download that is verified elsewhere or not wanted.
+        """
+        with self._temp(name) as place, suppress(FileNotFoundError):
+            os.unlink(place.name, dir_fd=place.fd)
+
+    def rescue_temp(self, name: str, path: str) -> LocalEntry:
+        """Move something out of the temporary folder to a free path, where the user finds it."""
+        with self._temp(name) as source, self.root.place(path) as slot:
+            try:
+                put(source, slot)
+            except FileExistsError as error:
+                raise OccupiedError("Something else is there", path=path) from error
+            sync_folder(slot)
+            seen = look(slot)
+            if seen is None:
+                raise MismatchError("It was moved on at once", path=path)
+            return LocalEntry(path, seen.kind, seen.stat)
+
+    @contextmanager
+    def _temp(self, name: str) -> Iterator[Place]:
+        if len(components(name)) != 1:
+            raise NameImpossibleError("It is no name of a temporary file", code="path_refused")
+        with translated(name), self.root.state(TMP) as tmp:
+            yield Place(tmp, name)
+
+
+def _make_private(folder: int, name: str) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=folder)
+    seen = look(Place(folder, name))
+    if seen is None or seen.kind is not LocalKind.FOLDER:
+        raise BlockedError("The agent's own folder is something else", code="state_folder_unusable")
+
+
+def dress(fd: int, mode: int, mtime_ns: int) -> Seen:
+    """Give a finished temporary file its mode and time and flush it; return what it is then."""
+    os.fchmod(fd, mode)
+    os.utime(fd, ns=(time.time_ns(), mtime_ns))
+    os.fsync(fd)
+    return look_inside(fd)

@@ -1,0 +1,290 @@
+"""The loop: observe, plan, guard, execute, record; again until the plan is empty.
+
+One loop owns the agent's state. Watcher, pushes and timers are hints that wake it; hashing and
+large transfers run beside it and hand their results back.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import time
+
+from agent.actions import Action, Download, Plan, Upload
+from agent.disk import Disk
+from agent.executor import Executor, Work
+from agent.feed import Feed, live_files
+from agent.guard import Halt, disk_full_halt, emptied_halt, mass_deletion_halt, root_halt
+from agent.identity import identify
+from agent.merge import Trees
+from agent.model import Kind, Trouble
+from agent.observer import Observer
+from agent.planner import Rules, plan
+from agent.push import Connected, Disconnected, Push, Resync
+from agent.remote import Api
+from agent.settings import Settings
+from agent.state import State
+from agent.transfer import Transfer
+from libs.contracts.api import PushChanges, PushHeads, PushRevoked
+from libs.contracts.errors import UnauthenticatedError, UnavailableError
+from libs.runtime.backoff import Backoff
+from libs.runtime.logs import get_logger
+
+log = get_logger("engine")
+
+_IDLE_ROUNDS = 8
+"""Rounds without progress after which the loop waits for a hint instead of planning again."""
+_OFFLINE = Backoff(0.5, 30.0)
+
+
+class HaltedError(Exception):
+    """A guard stopped the work."""
+
+    def __init__(self, halt: Halt) -> None:
+        super().__init__(halt.detail)
+        self.halt = halt
+
+
+@dataclass(slots=True)
+class Options:
+    """What the caller chose."""
+
+    allow_mass_delete: bool = False
+    on_plan: Callable[[list[Upload], list[Download]], None] = lambda _u, _d: None
+    """Told of the transfers of each plan, for the progress display."""
+    on_status: Callable[[str, str], None] = lambda _state, _detail: None
+    """Told what the agent is doing: "in_step", "working", "offline", "halted"."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """What the engine works with."""
+
+    settings: Settings
+    state: State
+    disk: Disk
+    api: Api
+    transfer: Transfer
+    namespace_id: str
+    device: str
+    options: Options = field(default_factory=Options)
+
+
+class Engine:
+    """Keeps one folder in step."""
+
+    def __init__(self, parts: Parts, tasks: asyncio.TaskGroup) -> None:
+        self._parts = parts
+        self._state = parts.state
+        self._wake = asyncio.Event()
+        self.work = Work(parts.state, parts.disk, parts.api, parts.transfer, parts.settings)
+        self.executor = Executor(self.work, tasks, self._wake.set)
+        self.feed = Feed(parts.state, parts.api, parts.namespace_id)
+        self.observer = Observer(parts.state, parts.disk, parts.settings)
+        self.troubles: dict[str, Trouble] = {}
+        """Why paths are not in step, as the last plan said."""
+        self._feed_due = True
+        self._allow_mass_delete = parts.options.allow_mass_delete
+        self._revoked = False
+
+    # Hints --------------------------------------------------------------------------------
+
+    def touch(self, paths: set[str] | None) -> None:
+        """Something may have changed at these paths (None: anywhere)."""
+        if paths is None:
+            self.observer.full = True
+        else:
+            self.observer.dirty |= paths
+        self._wake.set()
+
+    def feed_due(self) -> None:
+        """The feed may have news."""
+        self._feed_due = True
+        self._wake.set()
+
+    def pushed(self, push: Push) -> None:
+        """Take a push: apply what continues the cursor, otherwise have the feed read."""
+        match push:
+            case PushChanges():
+                self._feed_due = not self.feed.apply(push) or self._feed_due
+            case PushHeads():
+                self._feed_due = self.feed.is_behind(push) or self._feed_due
+            case Connected() | Resync():
+                self._feed_due = True
+            case PushRevoked():
+                self._revoked = True
+            case Disconnected():
+                log.info("push channel is away", detail=push.detail)
+                return
+            case _:
+                return
+        self._wake.set()
+
+    # The loop -----------------------------------------------------------------------------
+
+    async def converge(self) -> None:
+        """Work until there is nothing to do now.
+
+        Raises `HaltedError`, `UnavailableError`, `UnauthenticatedError`.
+        """
+        idle = 0
+        while True:
+            await self._observe()
+            found = self._plan()
+            self.troubles = found.troubles
+            if not found.actions:
+                return
+            self._guard(found)
+            self._parts.options.on_status("working", f"{len(found.actions)} to do")
+            self._announce(found.actions)
+            self.work.progressed = False
+            await self.executor.run(found, feed_seq=self.feed.seq)
+            self._collect_hints()
+            idle = 0 if self.work.progressed else idle + 1
+            if idle >= _IDLE_ROUNDS:
+                log.warning("no progress", actions=len(found.actions))
+                return
+
+    def _collect_hints(self) -> None:
+        """Take what executing found out to be different."""
+        self.observer.dirty |= self.work.dirty
+        self.work.dirty.clear()
+        self._feed_due = self._feed_due or self.work.feed_stale
+        self.work.feed_stale = False
+
+    async def _observe(self) -> None:
+        self.executor.check()
+        self._collect_hints()
+        if self._revoked:
+            raise UnauthenticatedError(code="device_revoked")
+        if self._feed_due:
+            self._feed_due = False
+            try:
+                await self.feed.pull()
+            except BaseException:
+                self._feed_due = True
+                raise
+        await self._scan()
+
+    async def _scan(self) -> None:
+        self._check_root()
+        was_full = self.observer.full
+        while await asyncio.to_thread(self.observer.look):
+            self.observer.record()
+            self._check_root()
+        if was_full:
+            self._check_emptied()
+
+    def _check_root(self) -> None:
+        root_id = self._state.get("root_id")
+        halt = root_halt(self._parts.disk.root_state(root_id), was_synced=root_id is not None)
+        if halt is not None:
+            self.observer.full = True
+            raise HaltedError(halt)
+
+    def _check_emptied(self) -> None:
+        synced = sum(node.kind is not Kind.FOLDER for node in self._state.synced.values())
+        halt = emptied_halt(len(self._state.local), synced, allowed=self._allow_mass_delete)
+        if halt is not None:
+            self.observer.full = True
+            raise HaltedError(halt)
+
+    def _plan(self) -> Plan:
+        root_id = self._parts.namespace_id
+        tree = identify(self._state.local, self._state.synced, root_id, self.observer.opaque)
+        held = self.observer.held(root_id)
+        trees = Trees(root_id, self._state.remote, tree, self._state.synced, held)
+        rules = Rules(self._parts.device, datetime.now(UTC).date(), self._parts.disk.fold)
+        return plan(trees, rules, self.suspended())
+
+    def suspended(self) -> frozenset[str]:
+        """Return the paths to leave alone for now."""
+        now = time()
+        waiting = {p.path for p in self._state.problems.values() if p.retry_at is None or p.retry_at > now}
+        return frozenset(waiting) | self.executor.in_flight
+
+    def _guard(self, found: Plan) -> None:
+        files = sum(entry.content_hash is not None for entry in self._state.local.values())
+        halt = mass_deletion_halt(
+            found.actions,
+            local_files=files,
+            remote_files=live_files(self._state.remote.values()),
+            allowed=self._allow_mass_delete,
+        ) or disk_full_halt(found.actions, free_bytes=self._parts.disk.free_bytes())
+        if halt is not None:
+            raise HaltedError(halt)
+
+    def _announce(self, actions: tuple[Action, ...]) -> None:
+        uploads = [a for a in actions if isinstance(a, Upload)]
+        downloads = [a for a in actions if isinstance(a, Download)]
+        if uploads or downloads:
+            self._parts.options.on_plan(uploads, downloads)
+
+    # One run, or for ever -----------------------------------------------------------------
+
+    async def run_once(self) -> None:
+        """Work until folder and server are in step, as far as they can be."""
+        self._state.drop_problems(list(self._state.problems))
+        while True:
+            await self.converge()
+            if self.executor.in_flight:
+                await self.executor.wait()
+                continue
+            if not await self._is_news():
+                self._allow_mass_delete = False
+                return
+
+    async def _is_news(self) -> bool:
+        """Look once more at what was just written, and at the feed."""
+        if self.observer.recheck_at is not None:
+            self.observer.recheck()
+        return bool(self.observer.dirty) or await self.feed.pull()
+
+    async def run(self) -> None:
+        """Keep the folder in step until cancelled. Raises `UnauthenticatedError`."""
+        failures = 0
+        self._state.drop_problems(list(self._state.problems))
+        while True:
+            self._wake.clear()
+            pause = self._until_next()
+            try:
+                await self.converge()
+                self._in_step()
+                failures = 0
+                pause = self._until_next()
+            except UnavailableError as error:
+                log.info("offline", detail=error.detail)
+                self._parts.options.on_status("offline", error.detail)
+                self._feed_due = True
+                pause = _OFFLINE.delay(failures)
+                failures += 1
+            except HaltedError as error:
+                log.error("halted", code=error.halt.code, detail=error.halt.detail)  # noqa: TRY400 — not a failure
+                self._parts.options.on_status("halted", error.halt.detail)
+                pause = self._parts.settings.halt_seconds
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+            self._on_timer()
+
+    def _in_step(self) -> None:
+        self._allow_mass_delete = False
+        busy = self.executor.in_flight or self.troubles or self._state.problems
+        self._parts.options.on_status("working" if busy else "in_step", "")
+
+    def _until_next(self) -> float:
+        """Return the seconds until something is to be looked at without a hint."""
+        due = [p.retry_at for p in self._state.problems.values() if p.retry_at is not None]
+        if self.observer.recheck_at is not None:
+            due.append(self.observer.recheck_at)
+        return max(0.05, min((moment - time() for moment in due), default=60.0))
+
+    def _on_timer(self) -> None:
+        if self.observer.recheck_at is not None and self.observer.recheck_at <= time():
+            self.observer.recheck()
+
+    async def every(self, seconds: float, hint: Callable[[], None]) -> None:
+        """Give a hint again and again."""
+        while True:
+            await asyncio.sleep(seconds)
+            hint()

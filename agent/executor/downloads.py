@@ -1,0 +1,142 @@
+"""Fetching content: into a temporary file, verified, then put in its place if that is as expected."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from agent.actions import Download
+from agent.disk import DiskError
+from agent.errors import LocalError
+from agent.executor.work import Work, agreed, chunks
+from agent.model import Kind, LocalEntry
+from libs.contracts.api import Download as Source
+from libs.contracts.api import DownloadItem
+from libs.contracts.errors import LockstepError, UnavailableError
+from libs.contracts.ids import EMPTY_SHA256
+from libs.contracts.limits import MAX_BATCH, SINGLE_PUT_BYTES
+
+_PARALLEL: Final = 16
+"""Files between URL and disk at once; those on the wire are bounded by the transfer's own limit."""
+
+
+def is_large(action: Download) -> bool:
+    """Whether a file travels by itself."""
+    return action.node.kind is Kind.FILE and action.node.size > SINGLE_PUT_BYTES
+
+
+class Downloads:
+    """Downloads of one round."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._slots = asyncio.Semaphore(_PARALLEL)
+        self._landed: list[tuple[Download, LocalEntry]] = []
+
+    async def fetch(self, actions: Sequence[Download]) -> None:
+        """Fetch files and links; what is done is recorded in groups as it lands."""
+        for action in actions:
+            if action.node.kind is Kind.SYMLINK:
+                await self._link(action)
+        files = [action for action in actions if action.node.kind is Kind.FILE]
+        for group in chunks(files, MAX_BATCH):
+            sources = await self._sources(group)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for action, source in sources:
+                        tasks.create_task(self._fetch_one(action, source))
+            except* UnavailableError as errors:
+                raise errors.exceptions[0] from None
+            finally:
+                self._record()
+
+    async def _sources(self, actions: Sequence[Download]) -> list[tuple[Download, Source | None]]:
+        """Ask for the URLs; an empty file needs none."""
+        empty = [a for a in actions if a.node.content_hash == EMPTY_SHA256]
+        wanted = [a for a in actions if a.node.content_hash != EMPTY_SHA256]
+        found: list[tuple[Download, Source | None]] = [(action, None) for action in empty]
+        if not wanted:
+            return found
+        items = [DownloadItem(node_id=a.node.id, version_id=a.node.version_id) for a in wanted]
+        reply = await self._work.api.download_batch(items)
+        for result in reply.items:
+            action = wanted[result.index]
+            if result.download is not None:
+                found.append((action, result.download))
+            elif result.code == "unavailable":
+                raise UnavailableError(result.detail or "")
+            else:
+                error = LockstepError(result.detail or "", code=result.code or "internal")
+                self._work.refused(action.path, error)
+        return found
+
+    async def _fetch_one(self, action: Download, source: Source | None) -> None:
+        async with self._slots:
+            try:
+                entry = await self._installed(action, source)
+            except DiskError as error:
+                self._work.disk_failed(action.path, error)
+            except UnavailableError:
+                raise
+            except LockstepError as error:
+                self._work.problem(action.path, error.code, error.detail)
+            else:
+                self._landed.append((action, entry))
+                if len(self._landed) >= _GROUP:
+                    self._record()
+
+    async def _installed(self, action: Download, source: Source | None) -> LocalEntry:
+        node, disk = action.node, self._work.disk
+        temp = await self._work.on_disk(disk.open_temp, f"{node.id}-{node.version_id}")
+        keep = False
+        try:
+            if source is None:
+                os.ftruncate(temp.fd, 0)
+            else:
+                digest = await self._work.transfer.download(source, temp.fd)
+                if digest != node.content_hash:
+                    raise LocalError(code="corrupt_download")
+            return await self._work.on_disk(
+                disk.install,
+                temp,
+                action.path,
+                expect=action.expect,
+                content_hash=node.content_hash or "",
+                mtime_ns=node.mtime_ns,
+                executable=node.executable,
+            )
+        except UnavailableError:
+            keep = True  # what arrived is where the next try goes on
+            raise
+        finally:
+            await self._work.on_disk(disk.close_temp, temp, keep=keep)
+
+    def _record(self) -> None:
+        landed, self._landed = self._landed, []
+        if not landed:
+            return
+        with self._work.state.transaction():
+            self._work.state.put_local([entry for _, entry in landed])
+            self._work.state.put_synced([agreed(action.node, entry) for action, entry in landed])
+            self._work.done(*(action.path for action, _ in landed))
+        self._work.tally.downloaded_files += sum(a.node.kind is Kind.FILE for a, _ in landed)
+
+    async def _link(self, action: Download) -> None:
+        disk, target = self._work.disk, action.node.symlink_target or ""
+        try:
+            if not disk.safe_symlink(action.path, target):
+                self._work.problem(action.path, "unsafe_symlink", "The link leads out of the folder")
+                return
+            if action.expect is None:
+                entry = await self._work.on_disk(disk.make_symlink, action.path, target)
+            else:
+                entry = await self._work.on_disk(disk.replace_symlink, action.path, target, action.expect)
+        except DiskError as error:
+            self._work.disk_failed(action.path, error)
+        else:
+            self._landed.append((action, entry))
+            self._record()
+
+
+_GROUP: Final = 64
+"""Results recorded in one transaction."""

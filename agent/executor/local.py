@@ -1,0 +1,201 @@
+"""Carrying out what changes the memory and the disk, without the network."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from agent.actions import (
+    Bind,
+    Forget,
+    KeepCopy,
+    LocalMove,
+    MakeFolder,
+    MoveLocal,
+    RemoveLocal,
+    RotateLocal,
+    SetLocal,
+    SettlePlace,
+    StateAction,
+)
+from agent.disk import DiskError
+from agent.executor.work import Work, agreed, chunks
+from agent.model import Kind, LocalEntry, RemoteNode
+
+_GROUP: Final = 100
+"""Results recorded in one transaction."""
+
+
+async def remember(work: Work, actions: Sequence[StateAction]) -> None:
+    """Carry out what only concerns the memory (and attributes of files)."""
+    for group in chunks(actions, 1000):
+        entries = {a.entry.path: await _with_attributes(work, a) for a in group if isinstance(a, Bind)}
+        with work.state.transaction():
+            for action in group:
+                _remember(work, action, entries)
+
+
+def _remember(work: Work, action: StateAction, entries: dict[str, LocalEntry]) -> None:
+    match action:
+        case Forget():
+            work.state.drop_synced([action.node_id])
+        case SettlePlace():
+            known = work.state.synced[action.node.id]
+            work.state.put_synced([replace(known, parent_id=action.node.parent_id, name=action.node.name)])
+        case Bind():
+            entry = entries[action.entry.path]
+            work.state.put_local([entry])
+            work.state.put_synced([agreed(action.node, entry)])
+            work.done(action.entry.path)
+    work.progressed = True
+
+
+async def _with_attributes(work: Work, action: Bind) -> LocalEntry:
+    """Give the file the server's attributes; what the disk refuses stays as it is."""
+    node, entry = action.node, action.entry
+    same = (entry.stat.mtime_ns, entry.stat.executable) == (node.mtime_ns, node.executable)
+    if node.kind is not Kind.FILE or same:
+        return entry
+    try:
+        return await work.on_disk(
+            work.disk.set_attributes, entry.path, entry, mtime_ns=node.mtime_ns, executable=node.executable
+        )
+    except DiskError:
+        work.dirty.add(entry.path)
+        return entry
+
+
+# Moves ----------------------------------------------------------------------------------------
+
+
+async def move(work: Work, actions: Sequence[LocalMove]) -> None:
+    """Carry out renames on disk, one after the other: each may change the paths of the next."""
+    for action in actions:
+        try:
+            match action:
+                case KeepCopy():
+                    await _keep_copy(work, action)
+                case MoveLocal():
+                    await _move(work, action)
+                case RotateLocal():
+                    await _rotate(work, action)
+        except DiskError as error:
+            for path in _sources(action):
+                work.disk_failed(path, error)
+
+
+def _sources(action: LocalMove) -> list[str]:
+    return [m.entry.path for m in action.moves] if isinstance(action, RotateLocal) else [action.entry.path]
+
+
+def _now_at(work: Work, entry: LocalEntry) -> bool:
+    """Whether the memory still has the entry at its path (an earlier rename may have moved it)."""
+    known = work.state.local.get(entry.path)
+    return known is not None and known.stat.ino == entry.stat.ino
+
+
+async def _keep_copy(work: Work, action: KeepCopy) -> None:
+    if not _now_at(work, action.entry):
+        work.dirty.add(action.entry.path)
+        return
+    if action.node_id is not None:
+        # First the memory: whether or not the rename then happens, the next plan ends the same.
+        work.state.drop_synced([action.node_id])
+    await work.on_disk(work.disk.move, action.entry.path, action.to, action.entry.stat)
+    with work.state.transaction():
+        work.state.move_local(action.entry.path, action.to)
+        work.done(action.entry.path)
+    work.dirty.add(action.to)
+    work.tally.conflicts += 1
+
+
+async def _move(work: Work, action: MoveLocal) -> None:
+    if not _now_at(work, action.entry):
+        work.dirty.add(action.entry.path)
+        return
+    await work.on_disk(work.disk.move, action.entry.path, action.to, action.entry.stat)
+    with work.state.transaction():
+        work.state.move_local(action.entry.path, action.to)
+        _settle(work, action.node)
+        work.done(action.entry.path)
+    work.tally.moved += 1
+
+
+def _settle(work: Work, node: RemoteNode) -> None:
+    known = work.state.synced.get(node.id)
+    if known is not None:
+        work.state.put_synced([replace(known, parent_id=node.parent_id, name=node.name)])
+
+
+async def _rotate(work: Work, action: RotateLocal) -> None:
+    """Exchange the first place with each of the others in turn: then each is where the next was."""
+    if not all(_now_at(work, m.entry) for m in action.moves):
+        work.dirty.update(_sources(action))
+        return
+    first = action.moves[0].entry.path
+    for index in range(1, len(action.moves)):
+        other = action.moves[index].entry.path
+        await work.on_disk(work.disk.exchange, first, other)
+        with work.state.transaction():
+            work.state.swap_local(first, other)
+            _settle(work, action.moves[index - 1].node)
+            work.done(first, other)
+    _settle(work, action.moves[-1].node)
+    work.tally.moved += len(action.moves)
+
+
+# Folders, attributes, removals ------------------------------------------------------------------
+
+
+async def make_folders(work: Work, actions: Sequence[MakeFolder]) -> None:
+    """Make the server's folders, parents first."""
+    for group in chunks(actions, _GROUP):
+        made: list[tuple[MakeFolder, LocalEntry]] = []
+        for action in group:
+            try:
+                made.append((action, await work.on_disk(work.disk.make_folder, action.path)))
+            except DiskError as error:
+                work.disk_failed(action.path, error)
+        with work.state.transaction():
+            work.state.put_local([entry for _, entry in made])
+            work.state.put_synced([agreed(action.node, entry) for action, entry in made])
+            work.done(*(action.path for action, _ in made))
+
+
+async def set_attributes(work: Work, actions: Sequence[SetLocal]) -> None:
+    """Set the server's attributes on files whose content is as agreed."""
+    for action in actions:
+        node, entry = action.node, action.entry
+        try:
+            changed = await work.on_disk(
+                work.disk.set_attributes,
+                entry.path,
+                entry,
+                mtime_ns=node.mtime_ns,
+                executable=node.executable,
+            )
+        except DiskError as error:
+            work.disk_failed(entry.path, error)
+            continue
+        with work.state.transaction():
+            work.state.put_local([changed])
+            known = work.state.synced[node.id]
+            attributes = replace(known, mtime_ns=node.mtime_ns, executable=node.executable, stat=changed.stat)
+            work.state.put_synced([attributes])
+            work.done(entry.path)
+
+
+async def remove(work: Work, actions: Sequence[RemoveLocal]) -> None:
+    """Put what the server deleted into the trash, what is inside before its folder."""
+    for group in chunks(actions, _GROUP):
+        removed: list[RemoveLocal] = []
+        for action in group:
+            try:
+                await work.on_disk(work.disk.remove, action.entry.path, action.entry)
+                removed.append(action)
+            except DiskError as error:
+                work.disk_failed(action.entry.path, error)
+        with work.state.transaction():
+            work.state.drop_local([action.entry.path for action in removed])
+            work.state.drop_synced([action.synced.id for action in removed])
+            work.done(*(action.entry.path for action in removed))
+        work.tally.deleted += sum(action.synced.kind is not Kind.FOLDER for action in removed)

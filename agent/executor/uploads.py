@@ -1,0 +1,181 @@
+"""Sending content and committing it: small files in batches, a large one by itself.
+
+What is committed is what the scan hashed: a file that is not as the scan saw it, before or after
+its bytes were read, is looked at again instead.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from agent.actions import Upload
+from agent.disk import DiskError
+from agent.errors import LocalError
+from agent.executor.tree import TreeChanges
+from agent.executor.work import Work, agreed, row_of
+from agent.model import LocalEntry, RemoteNode
+from agent.transfer import LargeSource, SmallOutcome, SmallSource, split_batches
+from libs.contracts.api import CompleteItem
+from libs.contracts.errors import ConflictError, LockstepError, NotFoundError, UnavailableError
+from libs.contracts.limits import SINGLE_PUT_BYTES
+from libs.contracts.tree import CommitTarget, ItemResult, NodeRow
+
+_LOOK_AGAIN: Final = frozenset({"changed"})
+_SEND_AGAIN: Final = frozenset(
+    {"bytes_missing", "object_gone", "upload_not_open", "upload_failed", "parts_missing"}
+)
+_CANNOT_REVIVE: Final = frozenset({"name_taken", "parent_deleted", "node_deleted", "not_found"})
+
+
+def is_large(action: Upload) -> bool:
+    """Whether a file travels by itself."""
+    return action.entry.stat.size > SINGLE_PUT_BYTES
+
+
+class Uploads:
+    """Uploads of one round; `tree` knows the folders that the round has made."""
+
+    def __init__(self, work: Work, tree: TreeChanges) -> None:
+        self._work = work
+        self._tree = tree
+
+    # Small files ----------------------------------------------------------------------------
+
+    async def send_small(self, actions: Sequence[Upload]) -> None:
+        """Send and commit small files, up to 500 in one session."""
+        by_path = {action.entry.path: action for action in actions if self._target(action) is not None}
+        sources = [self._small_source(action) for action in by_path.values()]
+        for batch in split_batches(sources):
+            await self._send_batch([by_path[source.path] for source in batch], batch)
+
+    def _small_source(self, action: Upload) -> SmallSource:
+        entry = action.entry
+        return SmallSource(entry.path, entry.stat.size, entry.content_hash or "", self._reader(entry))
+
+    def _reader(self, entry: LocalEntry) -> Callable[[], bytes]:
+        def read() -> bytes:
+            try:
+                return self._work.disk.read_small(entry.path, limit=SINGLE_PUT_BYTES)
+            except DiskError as error:
+                raise FileNotFoundError(error.detail) from error
+
+        return read
+
+    async def _send_batch(self, actions: Sequence[Upload], sources: Sequence[SmallSource]) -> None:
+        upload = await self._work.transfer.upload_small(sources)
+        items = []
+        for action, outcome in zip(actions, upload.items, strict=True):
+            if not outcome.ready:
+                self._not_sent(action, outcome)
+            elif await self._work.on_disk(self._unchanged, action.entry):
+                items.append(self._item(action, outcome.index))
+            else:
+                self._work.look_again(action.entry.path, "changed", "The file changed while it was sent")
+        if not items:
+            await self._work.api.abort_upload(upload.upload_id)
+            return
+        results = await self._work.api.complete_upload_batch(upload.upload_id, items)
+        with self._work.state.transaction():
+            for result in results:
+                self._settle(actions[result.index], result)
+
+    def _item(self, action: Upload, index: int) -> CompleteItem:
+        target = self._target(action)
+        if target is None:
+            raise LocalError(code="changed")
+        return CompleteItem(index=index, **target.model_dump())
+
+    def _not_sent(self, action: Upload, outcome: SmallOutcome) -> None:
+        code = outcome.code or "changed"
+        if code in _LOOK_AGAIN:
+            self._work.look_again(action.entry.path, code, outcome.detail)
+        elif code == "unavailable":
+            raise UnavailableError(outcome.detail)
+        else:
+            self._work.problem(action.entry.path, code, outcome.detail)
+
+    # Large files ----------------------------------------------------------------------------
+
+    async def send_large(self, action: Upload) -> None:
+        """Send and commit one large file; what S3 holds already is not sent."""
+        target, entry = self._target(action), action.entry
+        if target is None:
+            return
+        try:
+            with self._work.disk.open_for_read(entry.path) as (fd, stat):
+                if not stat.same_content_signs(entry.stat):
+                    raise LocalError(code="changed")
+                source = LargeSource(
+                    entry.path, entry.stat.size, entry.content_hash or "", fd, lambda: self._unchanged(entry)
+                )
+                row = await self._work.transfer.commit_large(source, target)
+        except DiskError as error:
+            self._work.disk_failed(entry.path, error)
+        except (LocalError, ConflictError, NotFoundError) as error:
+            self._large_failed(action, error)
+        else:
+            self._settle(action, ItemResult(index=0, row=row))
+
+    def _large_failed(self, action: Upload, error: LockstepError) -> None:
+        if error.code in _LOOK_AGAIN:
+            self._work.look_again(action.entry.path, error.code, error.detail)
+        elif isinstance(error, LocalError):
+            self._work.problem(action.entry.path, error.code, error.detail)
+        else:
+            self._settle(action, ItemResult(index=0, code=error.code, detail=error.detail))
+
+    # Both -----------------------------------------------------------------------------------
+
+    def _unchanged(self, entry: LocalEntry) -> bool:
+        """Whether the file is as the scan saw it. Blocks."""
+        stat = self._work.disk.lstat(entry.path)
+        return stat is not None and stat.same_content_signs(entry.stat)
+
+    def _target(self, action: Upload) -> CommitTarget | None:
+        """Return where the content goes; None when the folder for it could not be made."""
+        attributes = {"mtime_ns": action.entry.stat.mtime_ns, "executable": action.entry.stat.executable}
+        if action.node is not None:
+            return CommitTarget(
+                node_id=action.node.id,
+                base_version_id=action.node.version_id,
+                undelete=action.undelete,
+                **attributes,
+            )
+        parent_id = self._tree.parent_id(action.parent_key)
+        if parent_id is None:
+            return None
+        return CommitTarget(parent_id=parent_id, name=action.name, **attributes)
+
+    def _settle(self, action: Upload, result: ItemResult) -> None:
+        """Record what became of a commit."""
+        work, entry = self._work, action.entry
+        if result.ok:
+            self._committed(action, row_of(result))
+            return
+        if action.undelete and action.node is not None and result.code in _CANNOT_REVIVE:
+            # It cannot come back as what it was: what is on disk is looked at as something new.
+            work.state.drop_synced([action.node.id])
+            work.feed_stale = work.progressed = True
+        elif result.code in _SEND_AGAIN or result.code == "commit_pending":
+            work.problem(entry.path, result.code or "", result.detail or "")
+            work.feed_stale = True
+        elif result.code == "quota_exceeded":
+            work.problem(entry.path, result.code, result.detail or "")
+        else:
+            work.refused(entry.path, result)
+
+    def _committed(self, action: Upload, row: NodeRow) -> None:
+        """The server has exactly the bytes that were read.
+
+        The row may by now tell of a later change by another device; what is agreed on is the
+        content of the entry, so the row counts only where it has that content.
+        """
+        work, entry = self._work, action.entry
+        node = RemoteNode.of(row)
+        with work.state.transaction():
+            work.state.put_remote([node])
+            if node.content_hash == entry.content_hash:
+                work.state.put_synced([agreed(node, entry)])
+            else:
+                work.feed_stale = True
+            work.done(entry.path)
+        work.tally.uploaded_files += 1

@@ -1,0 +1,138 @@
+"""What all executing shares: the parts it works with, and how each result is noted.
+
+A result is recorded in the transaction of the observation it rests on. What turns out different
+from what was expected makes its path `dirty` (look again) or the feed stale (read it again);
+only what stays in the way becomes a problem.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, ParamSpec, TypeVar
+
+from agent.disk import Disk, DiskError, MismatchError
+from agent.model import LocalEntry, RemoteNode, SyncedNode, Trouble
+from agent.remote import Api
+from agent.settings import Settings
+from agent.state import State
+from agent.transfer import Transfer
+from libs.contracts.errors import LockstepError
+from libs.contracts.tree import ItemResult, NodeRow
+from libs.runtime.backoff import Backoff
+from libs.runtime.logs import get_logger
+
+log = get_logger("executor")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_STALE_LIMIT: Final = 6
+"""How often an action on one path may meet something else before that becomes a problem."""
+_RETRY: Final = Backoff(2.0, 600.0)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done, for the report."""
+
+    uploaded_files: int = 0
+    downloaded_files: int = 0
+    conflicts: int = 0
+    deleted: int = 0
+    moved: int = 0
+
+
+@dataclass(slots=True)
+class Work:
+    """The parts, and the notes of what was met."""
+
+    state: State
+    disk: Disk
+    api: Api
+    transfer: Transfer
+    settings: Settings
+    tally: Tally = field(default_factory=Tally)
+    dirty: set[str] = field(default_factory=set)
+    feed_stale: bool = False
+    progressed: bool = False
+    """Whether anything was carried out since the engine looked."""
+    _stale: dict[str, int] = field(default_factory=dict)
+
+    async def on_disk(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a blocking call of the disk in a thread."""
+        return await asyncio.to_thread(call, *args, **kwargs)
+
+    # Notes --------------------------------------------------------------------------------
+
+    def done(self, *paths: str) -> None:
+        """Something was carried out; problems of these paths are solved."""
+        self.progressed = True
+        for path in paths:
+            self._stale.pop(path, None)
+        self.state.drop_problems(paths)
+
+    def disk_failed(self, path: str, error: DiskError) -> None:
+        """Note what the disk refused."""
+        if isinstance(error, MismatchError):
+            self.look_again(path, error.code, error.detail)
+        else:
+            self.problem(path, error.code, error.detail)
+
+    def look_again(self, path: str, code: str, detail: str) -> None:
+        """Note that a path is not as expected: scan it, and plan again."""
+        self.dirty.add(path)
+        self._stale_once(path, code, detail)
+
+    def refused(self, path: str, error: LockstepError | ItemResult) -> None:
+        """Note what the server refused: read the feed, and plan again."""
+        self.feed_stale = True
+        self._stale_once(path, error.code or "conflict", error.detail or "")
+
+    def _stale_once(self, path: str, code: str, detail: str) -> None:
+        self._stale[path] = self._stale.get(path, 0) + 1
+        log.info("not as expected", path=path, code=code, detail=detail, times=self._stale[path])
+        if self._stale[path] > _STALE_LIMIT:
+            del self._stale[path]
+            self.problem(path, code, detail)
+
+    def problem(self, path: str, code: str, detail: str) -> None:
+        """Set a path aside with a reason until its next try."""
+        log.warning("path is set aside", path=path, code=code, detail=detail)
+        self.state.put_problem(path, Trouble(code, detail), _RETRY.delay)
+
+
+def agreed(node: RemoteNode, entry: LocalEntry) -> SyncedNode:
+    """Return what both sides agree on: the node, and the entry as the disk read it back."""
+    return SyncedNode(
+        id=node.id,
+        parent_id=node.parent_id,
+        name=node.name,
+        kind=node.kind,
+        version_id=node.version_id,
+        content_hash=node.content_hash,
+        size=node.size,
+        mtime_ns=node.mtime_ns,
+        executable=node.executable,
+        symlink_target=node.symlink_target,
+        stat=entry.stat,
+        epoch=node.epoch,
+    )
+
+
+def row_of(result: ItemResult) -> NodeRow:
+    """Return the row of a result that was carried out."""
+    if result.row is None:
+        raise LockstepError("The server answered without a row")
+    return result.row
+
+
+def chunks(items: Iterable[T], size: int) -> Iterable[list[T]]:
+    """Cut into lists of at most `size`."""
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,84 @@
+"""The guards between plan and execution: named, pure predicates that halt with a reason."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from agent.actions import Action, DeleteRemote, Download, RemoveLocal
+from agent.model import Kind
+
+MASS_DELETE_FILES: Final = 100
+MASS_DELETE_SHARE: Final = 0.5
+EMPTIED_FILES: Final = 5
+"""A root without any entry halts when at least this many files had been in it."""
+DISK_RESERVE_BYTES: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Why nothing is done: a stable code and a sentence."""
+
+    code: str
+    detail: str
+
+
+class RootState(Enum):
+    """What the disk says of the synced folder."""
+
+    PRESENT = "present"
+    MISSING = "missing"
+    NOT_A_FOLDER = "not_a_folder"
+    UNMARKED = "unmarked"
+    """It is there without the marker that the agent puts into it."""
+    OTHER = "other"
+    """It carries the marker of another root."""
+
+
+def root_halt(state: RootState, *, was_synced: bool) -> Halt | None:
+    """Halt when the folder is not the one that was synced before (a disk not mounted, say)."""
+    if state is RootState.NOT_A_FOLDER:
+        return Halt("root_not_a_folder", "The sync folder is not a folder")
+    if state is RootState.OTHER:
+        return Halt("root_replaced", "The sync folder is another one than before")
+    if not was_synced or state is RootState.PRESENT:
+        return None
+    if state is RootState.MISSING:
+        return Halt("root_missing", "The sync folder is missing; is its disk mounted?")
+    return Halt("root_emptied", "The sync folder was emptied, replaced or is not mounted")
+
+
+def emptied_halt(entries: int, synced_files: int, *, allowed: bool) -> Halt | None:
+    """Halt when everything is gone from a folder that had files in it."""
+    if allowed or entries > 0 or synced_files < EMPTIED_FILES:
+        return None
+    return Halt("root_emptied", f"Everything is gone from the sync folder ({synced_files} files)")
+
+
+def mass_deletion_halt(
+    actions: Iterable[Action], *, local_files: int, remote_files: int, allowed: bool
+) -> Halt | None:
+    """Halt when a plan deletes more than max(100, half) of the files of either side."""
+    if allowed:
+        return None
+    here = there = 0
+    for action in actions:
+        if isinstance(action, RemoveLocal) and action.synced.kind is not Kind.FOLDER:
+            here += 1
+        elif isinstance(action, DeleteRemote):
+            there += action.files
+    for count, total, where in (
+        (here, local_files, "in this folder"),
+        (there, remote_files, "on the server"),
+    ):
+        if count > max(MASS_DELETE_FILES, MASS_DELETE_SHARE * total):
+            return Halt("mass_deletion", f"{count} of {total} files would be deleted {where}")
+    return None
+
+
+def disk_full_halt(actions: Iterable[Action], *, free_bytes: int) -> Halt | None:
+    """Halt when what is to be fetched next does not fit on the disk, with a reserve."""
+    largest = max((a.node.size for a in actions if isinstance(a, Download)), default=0)
+    if largest and free_bytes < largest + DISK_RESERVE_BYTES:
+        return Halt("disk_full", f"{free_bytes} bytes are free; a file of {largest} bytes is to be fetched")
+    return None

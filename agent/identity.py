@@ -1,0 +1,200 @@
+"""Which node is it? Pure: binds the entries of a scan to the nodes of the last agreed state.
+
+A known inode at a new path with the same birth or content is a move. An unknown inode at a known
+path is an edit in place: editors write a new file and rename it over the old one. A known inode
+with other content and no birth time is something new: inodes are reused at once. What vanished,
+with exactly one new entry of equal content, has moved.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from agent.model import Kind, LocalEntry, LocalKind, SyncedNode
+from libs.contracts.paths import name_key
+
+NEW = "+"
+"""First character of the key of an entry that no node is bound to; the path follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalNode:
+    """An entry with its place in the tree of keys."""
+
+    key: str
+    parent_key: str
+    entry: LocalEntry
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the server does not know it."""
+        return self.key.startswith(NEW)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTree:
+    """The local tree by key. `held`: synced nodes below folders that could not be listed."""
+
+    root_id: str
+    nodes: dict[str, LocalNode] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()
+
+    def path_of(self, key: str) -> str | None:
+        """Return the path of a key; the root's is empty; None when it is not on disk."""
+        if key == self.root_id:
+            return ""
+        node = self.nodes.get(key)
+        return None if node is None else node.entry.path
+
+
+def identify(
+    entries: Mapping[str, LocalEntry],
+    synced: Mapping[str, SyncedNode],
+    root_id: str,
+    opaque: Iterable[str] = (),
+) -> LocalTree:
+    """Bind entries to nodes and return the local tree.
+
+    `opaque` holds folders that could not be listed: nothing below them counts as gone.
+    """
+    binding = _Binding(entries, synced, root_id)
+    binding.by_inode()
+    binding.by_place()
+    held = binding.held(frozenset(opaque))
+    binding.by_content(held)
+    return binding.tree(held)
+
+
+class _Binding:
+    """One run of `identify`: node id ↔ path, filled rule by rule, the strongest first."""
+
+    def __init__(
+        self, entries: Mapping[str, LocalEntry], synced: Mapping[str, SyncedNode], root_id: str
+    ) -> None:
+        self._entries = entries
+        self._synced = synced
+        self._root_id = root_id
+        self._path_of: dict[str, str] = {}
+        self._id_of: dict[str, str] = {}
+        self._slots = {(e.parent, name_key(e.name)): path for path, e in _untroubled_last(entries)}
+        self._children: dict[str, list[SyncedNode]] = defaultdict(list)
+        for node in synced.values():
+            self._children[node.parent_id].append(node)
+        self._synced_paths = self._paths_when_synced()
+
+    def _paths_when_synced(self) -> dict[str, str]:
+        paths = {self._root_id: ""}
+        for node in self._top_down():
+            paths[node.id] = join(paths[node.parent_id], node.name)
+        return paths
+
+    def _top_down(self) -> Iterable[SyncedNode]:
+        level = self._children.get(self._root_id, [])
+        while level:
+            yield from level
+            level = [child for node in level for child in self._children.get(node.id, ())]
+
+    def _bind(self, node_id: str, path: str) -> None:
+        self._path_of[node_id] = path
+        self._id_of[path] = node_id
+
+    def by_inode(self) -> None:
+        """Bind nodes to the entry that has their inode; their own path is preferred."""
+        paths_of: dict[tuple[int, int], list[str]] = defaultdict(list)
+        for path, entry in self._entries.items():
+            paths_of[entry.stat.dev, entry.stat.ino].append(path)
+        for node in self._synced.values():
+            if node.stat is None:
+                continue
+            own = self._synced_paths.get(node.id)
+            for path in sorted(paths_of.get((node.stat.dev, node.stat.ino), ()), key=lambda p: (p != own, p)):
+                if path not in self._id_of and self._same_thing(node, self._entries[path], own):
+                    self._bind(node.id, path)
+                    break
+
+    def _same_thing(self, node: SyncedNode, entry: LocalEntry, own: str | None) -> bool:
+        """Whether an entry with the node's inode is the node."""
+        if entry.kind.value != node.kind.value or node.stat is None:
+            return False
+        if node.stat.birth_ns is not None and entry.stat.birth_ns is not None:
+            return node.stat.birth_ns == entry.stat.birth_ns
+        if entry.path == own:
+            return True
+        if node.kind is Kind.FOLDER:
+            return own not in self._entries
+        return same_content(node, entry) or node.stat.same_content_signs(entry.stat)
+
+    def by_place(self) -> None:
+        """Bind nodes that are left to the entry that stands where they are expected."""
+        for node in self._top_down():
+            if node.id in self._path_of:
+                continue
+            parent = "" if node.parent_id == self._root_id else self._path_of.get(node.parent_id)
+            path = None if parent is None else self._slots.get((parent, name_key(node.name)))
+            if path is None or path in self._id_of:
+                continue
+            if self._entries[path].kind.value == node.kind.value:
+                self._bind(node.id, path)
+
+    def by_content(self, held: frozenset[str]) -> None:
+        """Bind vanished files to the one new entry of equal content; held ones did not vanish."""
+        lost: dict[str, list[str]] = defaultdict(list)
+        for node in self._synced.values():
+            if node.id in self._path_of or node.id in held:
+                continue
+            if node.kind is Kind.FILE and node.size and node.content_hash:
+                lost[node.content_hash].append(node.id)
+        found: dict[str, list[str]] = defaultdict(list)
+        for path, entry in self._entries.items():
+            if path not in self._id_of and entry.kind is LocalKind.FILE and entry.content_hash in lost:
+                found[entry.content_hash].append(path)
+        for content_hash, paths in found.items():
+            if len(paths) == 1 and len(lost[content_hash]) == 1:
+                self._bind(lost[content_hash][0], paths[0])
+
+    def held(self, opaque: frozenset[str]) -> frozenset[str]:
+        """Return the nodes that may still be there unseen, below folders that were not listed."""
+        held: set[str] = set()
+        for node in self._top_down() if opaque else ():
+            if node.id in self._path_of:
+                continue
+            parent = "" if node.parent_id == self._root_id else self._path_of.get(node.parent_id)
+            if node.parent_id in held or parent in opaque or self._was_below(node, opaque):
+                held.add(node.id)
+        return frozenset(held)
+
+    def tree(self, held: frozenset[str]) -> LocalTree:
+        """Return the tree."""
+        nodes = {}
+        for path, entry in self._entries.items():
+            key = self._key(path)
+            nodes[key] = LocalNode(key, self._key(entry.parent), entry)
+        return LocalTree(self._root_id, nodes, held)
+
+    def _key(self, path: str) -> str:
+        if path == "":
+            return self._root_id
+        return self._id_of.get(path) or NEW + path
+
+    def _was_below(self, node: SyncedNode, opaque: frozenset[str]) -> bool:
+        path = self._synced_paths.get(node.id, "")
+        return any(path.startswith(folder + "/") or folder == "" for folder in opaque)
+
+
+def same_content(node: SyncedNode, entry: LocalEntry) -> bool:
+    """Whether an entry has the content on which both sides last agreed."""
+    if node.kind is Kind.SYMLINK:
+        return entry.symlink_target == node.symlink_target
+    if node.kind is Kind.FOLDER:
+        return True
+    return entry.content_hash is not None and entry.content_hash == node.content_hash
+
+
+def join(parent: str, name: str) -> str:
+    """Return the path of `name` in the folder `parent` (empty: the root)."""
+    return f"{parent}/{name}" if parent else name
+
+
+def _untroubled_last(entries: Mapping[str, LocalEntry]) -> list[tuple[str, LocalEntry]]:
+    """Order entries so that of two with one key the one that can be synced is found."""
+    return sorted(entries.items(), key=lambda item: item[1].trouble is None)

@@ -1,0 +1,141 @@
+"""Keeping the local tree true: which paths to look at, and what the scanner said of them."""
+
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from agent.disk import Disk
+from agent.ignore import IGNORE_FILE, IgnoreRules
+from agent.model import LocalEntry, RemoteNode, SyncedNode
+from agent.scanner import ScanResult, scan
+from agent.settings import Settings
+from agent.state import State
+from libs.runtime.logs import get_logger
+
+log = get_logger("observer")
+
+_DAY: Final = 86400.0
+
+
+class Observer:
+    """The local tree of `state`, kept by scans of `disk`."""
+
+    def __init__(self, state: State, disk: Disk, settings: Settings) -> None:
+        self._state = state
+        self._disk = disk
+        self._settings = settings
+        self._ignored: dict[tuple[str, bool], bool] = {}
+        self.rules = IgnoreRules("")
+        self.opaque: frozenset[str] = frozenset()
+        """Folders that could not be listed: nothing below them counts as gone."""
+        self.dirty: set[str] = set()
+        self.full = True
+        """Whether everything has to be looked at."""
+        self.recheck_at: float | None = None
+        """When something written just now is to be looked at again (seconds since 1970)."""
+
+    def look(self) -> bool:
+        """Scan what is dirty; return whether the local tree changed. Blocks: call it in a thread."""
+        dirty = self._take_dirty()
+        if dirty is not None and not dirty:
+            return False
+        result = scan(
+            self._disk,
+            self._state.local,
+            ignored=self.is_ignored,
+            dirty=dirty,
+            rehash=self._is_due,
+            now=time.time(),
+        )
+        self._pending = (dirty, result)
+        return True
+
+    def _take_dirty(self) -> set[str] | None:
+        if self.full or IGNORE_FILE in self.dirty:
+            self._read_rules()
+        dirty = None if self.full else set(self.dirty)
+        self.full = False
+        self.dirty.clear()
+        return dirty
+
+    def _read_rules(self) -> None:
+        """Read the ignore rules; when they changed, look at everything."""
+        rules = IgnoreRules(self._disk.read_text(IGNORE_FILE) or "")
+        if rules != self.rules:
+            self.rules = rules
+            self._ignored.clear()
+            self.full = True
+
+    def record(self) -> bool:
+        """Record the last scan; return whether anything changed. Called on the loop's thread."""
+        dirty, result = self._pending
+        changed = [e for e in result.entries.values() if self._state.local.get(e.path) != e]
+        with self._state.transaction():
+            self._state.put_local(changed)
+            self._state.drop_local(result.gone)
+        self.opaque = _opaque(self.opaque, dirty, result)
+        self._plan_recheck(result)
+        return bool(changed or result.gone)
+
+    def _plan_recheck(self, result: ScanResult) -> None:
+        if result.recheck_at is not None:
+            known = self.recheck_at
+            self.recheck_at = result.recheck_at if known is None else min(known, result.recheck_at)
+
+    def recheck(self) -> None:
+        """Have what was written just before its hash was taken looked at again."""
+        self.recheck_at = None
+        self.dirty.update(path for path, entry in self._state.local.items() if self._is_racy(entry))
+
+    def _is_due(self, entry: LocalEntry) -> bool:
+        """Whether a file that looks unchanged is read all the same."""
+        return self._is_racy(entry) or entry.hashed_at < time.time() - self._settings.rehash_days * _DAY
+
+    def _is_racy(self, entry: LocalEntry) -> bool:
+        """Whether it was written so shortly before it was read that its times could not tell.
+
+        The same idea as git's "racily clean" index entries, by the inode's change time.
+        """
+        return entry.content_hash is not None and (
+            entry.hashed_at - entry.stat.ctime_ns / 1e9 < self._settings.settle_seconds
+        )
+
+    # Ignored nodes ------------------------------------------------------------------------
+
+    def is_ignored(self, path: str, is_folder: bool) -> bool:  # noqa: FBT001 - the scanner's signature
+        """Whether the rules leave a path alone."""
+        key = (path, is_folder)
+        if key not in self._ignored:
+            self._ignored[key] = self.rules.match(path, is_folder) is not None
+        return self._ignored[key]
+
+    def held(self, root_id: str) -> dict[str, None]:
+        """Return the nodes whose place, here or on the server, the rules leave alone."""
+        held: dict[str, None] = {}
+        for tree in (self._state.synced, self._state.remote):
+            for node_id in self._ignored_in(tree.values(), root_id):
+                held[node_id] = None
+        return held
+
+    def _ignored_in(self, nodes: Iterable[RemoteNode | SyncedNode], root_id: str) -> Iterable[str]:
+        children: dict[str, list[RemoteNode | SyncedNode]] = {}
+        for node in nodes:
+            children.setdefault(node.parent_id, []).append(node)
+        level = [("", False, node) for node in children.get(root_id, ())]
+        while level:
+            below = []
+            for parent, inherited, node in level:
+                path = f"{parent}/{node.name}" if parent else node.name
+                ignored = inherited or self.is_ignored(path, node.kind.value == "folder")
+                if ignored:
+                    yield node.id
+                below += [(path, ignored, child) for child in children.get(node.id, ())]
+            level = below
+
+
+def _opaque(known: frozenset[str], dirty: set[str] | None, result: ScanResult) -> frozenset[str]:
+    """Return the unlisted folders after a scan: its own, and those outside its scope."""
+    if dirty is None:
+        return frozenset(result.opaque)
+    outside = {p for p in known if not any(p == d or p.startswith(d + "/") for d in dirty)}
+    return frozenset(outside | set(result.opaque))

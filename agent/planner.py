@@ -1,0 +1,519 @@
+"""The plan: what to do so that disk and server agree. Pure: no disk, clock, randomness, network.
+
+A plan holds only what can be done now; carrying it out and planning again ends in an empty plan.
+Actions that change paths (local moves) are planned alone, so that every path in a plan is true
+while it is carried out; what only changes the agent's memory comes before anything else.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import date
+
+from agent.actions import (
+    Action,
+    Bind,
+    CreateFolder,
+    CreateSymlink,
+    DeleteRemote,
+    Download,
+    Forget,
+    KeepCopy,
+    LocalMove,
+    MakeFolder,
+    MoveLocal,
+    MoveRemote,
+    Plan,
+    RemoveLocal,
+    RotateLocal,
+    RotateRemote,
+    SetLocal,
+    SetRemote,
+    SettlePlace,
+    Upload,
+)
+from agent.identity import LocalNode, join, same_content
+from agent.merge import Fate, Merge, Place, Standing, Trees, group_by_slot
+from agent.model import Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
+from libs.contracts.paths import conflicted_name, name_key
+
+Slot = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the plan needs to know of this device. `fold` is how the disk compares names."""
+
+    device: str
+    day: date
+    fold: Callable[[str], str] = name_key
+
+
+def plan(trees: Trees, rules: Rules, suspended: frozenset[str] = frozenset()) -> Plan:
+    """Return what to do now.
+
+    `trees` must rest on a complete feed. `suspended` holds paths whose last action failed and
+    whose next try is not due: they are left alone without holding up the rest.
+    """
+    return _Planner(trees, rules, suspended).run()
+
+
+class _Planner:
+    """One run of `plan`."""
+
+    def __init__(self, trees: Trees, rules: Rules, suspended: frozenset[str]) -> None:
+        self._trees = trees
+        self._rules = rules
+        self._suspended = suspended
+        self._merge = Merge(trees)
+        self._local = trees.local.nodes
+        self._troubles: dict[str, Trouble] = {}
+        self._busy: set[str] = set()
+        """Keys that wait: something is done to them, or around them, first."""
+        self._local_slots = {
+            (node.parent_key, rules.fold(node.entry.name)): node.key for node in self._local.values()
+        }
+        self._remote_slots = {
+            (node.parent_id, name_key(node.name)): node.id
+            for node in trees.remote.values()
+            if self._merge.standing(node.id) is Standing.LIVE
+        }
+        self._appearing: dict[str, str] = {}
+        """Folders that this plan makes on disk: key → path."""
+        self._creating: set[str] = set()
+        """Folders that this plan creates on the server, by key."""
+
+    def run(self) -> Plan:
+        self._report_held()
+        state, moves = self._collisions()
+        state = [*self._memory(), *state]
+        copies = [*moves, *self._losing_edits()]
+        for chosen in (state, [*copies, *self._local_moves()]):
+            due = self._due(chosen)
+            if due:
+                return Plan(due, self._troubles)
+        rest = [
+            *self._remote_structure(),
+            *self._local_folders(),
+            *self._contents(),
+            *self._local_removals(),
+            *self._remote_removals(),
+        ]
+        return Plan(self._due(rest), self._troubles)
+
+    def _due(self, actions: Iterable[Action]) -> tuple[Action, ...]:
+        return tuple(action for action in actions if self._suspended.isdisjoint(paths_of(action)))
+
+    def _fated(self, *fates: Fate) -> list[str]:
+        return [key for key, fate in self._merge.fates.items() if fate in fates and key not in self._busy]
+
+    # What only concerns the memory ----------------------------------------------------------
+
+    def _report_held(self) -> None:
+        for node in self._local.values():
+            if node.entry.trouble is not None:
+                self._troubles[node.entry.path] = node.entry.trouble
+
+    def _memory(self) -> list[Action]:
+        actions: list[Action] = [Forget(key) for key in self._fated(Fate.FORGET)]
+        for key in self._fated(Fate.BOTH):
+            synced, remote, entry = self._trees.synced[key], self._trees.remote[key], self._local[key].entry
+            if _agree(synced, remote, entry):
+                actions.append(Bind(remote, entry))
+                self._busy.add(key)
+            elif self._settled_elsewhere(key):
+                actions.append(SettlePlace(remote))
+        return actions
+
+    def _settled_elsewhere(self, key: str) -> bool:
+        """Whether both sides have the node at one place, and the memory has it at another."""
+        synced, remote = self._trees.synced[key], self._merge.remote_place(key)
+        agreed = Place(synced.parent_id, synced.name)
+        return remote.slot == self._merge.local_place(key).slot != agreed.slot
+
+    # Collisions of names --------------------------------------------------------------------
+
+    def _collisions(self) -> tuple[list[Action], list[Action]]:
+        """Settle who has each name: (bindings, renames). What is settled waits for the next plan."""
+        bindings: list[Action] = []
+        renames: list[Action] = []
+        for keys in list(group_by_slot(self._merge.places)):
+            winner, *losers = sorted(keys, key=self._rank)
+            for loser in losers:
+                bound = self._binding(winner, loser)
+                if bound is not None:
+                    bindings.append(bound)
+                    self._wait(winner)
+                    self._wait(loser)
+                else:
+                    renames += self._give_way(loser, winner)
+        return bindings, renames
+
+    def _rank(self, key: str) -> tuple[bool, bool, bool, bool, str]:
+        """Order of the claims on a name: the least has it."""
+        merge = self._merge
+        return (
+            merge.fates[key] is not Fate.HOLD,
+            not merge.is_folder(key),
+            not merge.is_there_remotely(key),
+            key not in self._trees.synced,
+            key,
+        )
+
+    def _binding(self, winner: str, loser: str) -> Bind | None:
+        """Return the binding when one is on the server only, the other on disk only, and both alike."""
+        fates = self._merge.fates
+        pair = {fates[winner]: winner, fates[loser]: loser}
+        if set(pair) != {Fate.FETCH, Fate.NEW}:
+            return None
+        remote, entry = self._trees.remote[pair[Fate.FETCH]], self._local[pair[Fate.NEW]].entry
+        return Bind(remote, entry) if _alike(remote, entry) else None
+
+    def _give_way(self, loser: str, winner: str) -> list[Action]:
+        """Rename what has the weaker claim. What claims a held node's name waits."""
+        self._wait(loser)
+        if Fate.HOLD in {self._merge.fates[loser], self._merge.fates[winner]}:
+            return []
+        place = self._merge.places[loser]
+        node = self._local.get(loser)
+        if node is not None and not self._merge.is_there_remotely(loser):
+            return [KeepCopy(node.entry, self._copy_path(node), None)]
+        remote = self._trees.remote.get(loser)
+        if remote is None:
+            return []
+        name = self._copy_name(place.parent, place.name)
+        return [MoveRemote(remote, place.parent, name, node.entry if node else None)]
+
+    def _copy_path(self, node: LocalNode) -> str:
+        return join(node.entry.parent, self._copy_name(node.parent_key, node.entry.name))
+
+    def _copy_name(self, parent_key: str, name: str) -> str:
+        def taken(candidate: str) -> bool:
+            return (
+                (parent_key, self._rules.fold(candidate)) in self._local_slots
+                or (parent_key, name_key(candidate)) in self._remote_slots
+                or (parent_key, name_key(candidate)) in self._claimed
+            )
+
+        chosen = conflicted_name(name, self._rules.device, self._rules.day, taken)
+        self._claimed.add((parent_key, name_key(chosen)))
+        return chosen
+
+    @property
+    def _claimed(self) -> set[Slot]:
+        if not hasattr(self, "_claimed_slots"):
+            self._claimed_slots = {place.slot for place in self._merge.places.values()}
+        return self._claimed_slots
+
+    def _wait(self, key: str) -> None:
+        self._busy.add(key)
+
+    def _losing_edits(self) -> list[Action]:
+        """Both edited: what the server has keeps the name, the local content becomes a copy."""
+        actions: list[Action] = []
+        for key in self._fated(Fate.BOTH):
+            node = self._local[key]
+            if _both_edited(self._trees.synced[key], self._trees.remote[key], node.entry):
+                self._wait(key)
+                actions.append(KeepCopy(node.entry, self._copy_path(node), key))
+        return actions
+
+    # Moves on disk --------------------------------------------------------------------------
+
+    def _local_moves(self) -> list[Action]:
+        wanted: dict[str, MoveLocal] = {}
+        for key in self._fated(Fate.BOTH):
+            place, node = self._merge.places.get(key), self._local[key]
+            if place is None or place.slot == self._merge.local_place(key).slot:
+                continue
+            parent = self._trees.local.path_of(place.parent)
+            if parent is not None and not _is_below(parent, node.entry.path):
+                wanted[key] = MoveLocal(self._trees.remote[key], node.entry, join(parent, place.name))
+        free: list[LocalMove] = []
+        blocked_by: dict[str, str] = {}
+        for key, move in wanted.items():
+            place = self._merge.places[key]
+            occupant = self._local_slots.get((place.parent, self._rules.fold(place.name)))
+            if occupant is None or occupant == key:
+                free.append(move)
+            else:
+                blocked_by[key] = occupant
+        rings = [RotateLocal(tuple(wanted[key] for key in ring)) for ring in _rings(blocked_by)]
+        return [*free, *rings]
+
+    # The server's tree ----------------------------------------------------------------------
+
+    def _remote_structure(self) -> list[Action]:
+        return [*self._new_folders(), *self._new_symlinks(), *self._remote_moves()]
+
+    def _new_folders(self) -> list[Action]:
+        keys = [k for k in self._fated(Fate.NEW, Fate.RECREATE) if self._merge.is_folder(k)]
+        actions: list[Action] = []
+        for key in sorted(keys, key=lambda k: self._local[k].entry.path.count("/")):
+            place, entry = self._merge.places[key], self._local[key].entry
+            if self._can_stand(place) and self._suspended.isdisjoint({entry.path}):
+                replaces = None if self._local[key].is_new else key
+                actions.append(CreateFolder(entry, place.parent, place.name, replaces))
+                self._creating.add(key)
+        return actions
+
+    def _new_symlinks(self) -> list[Action]:
+        actions: list[Action] = []
+        for key in self._fated(Fate.NEW):
+            entry, place = self._local[key].entry, self._merge.places[key]
+            if entry.kind is LocalKind.SYMLINK and self._can_stand(place):
+                actions.append(CreateSymlink(entry, place.parent, place.name))
+        return actions
+
+    def _can_stand(self, place: Place) -> bool:
+        """Whether the server can take something at this place now."""
+        return self._has_parent(place.parent) and place.slot not in self._remote_slots
+
+    def _has_parent(self, key: str) -> bool:
+        return key in self._creating or self._merge.standing(key) is Standing.LIVE
+
+    def _remote_moves(self) -> list[Action]:
+        wanted: dict[str, MoveRemote] = {}
+        for key in self._fated(Fate.BOTH, Fate.RESCUE):
+            place = self._merge.places.get(key)
+            if place is None or place.slot == self._merge.remote_place(key).slot:
+                continue
+            if self._has_parent(place.parent) and not self._would_cycle(key, place.parent):
+                entry = self._local[key].entry
+                wanted[key] = MoveRemote(self._trees.remote[key], place.parent, place.name, entry)
+        free: list[Action] = []
+        blocked_by: dict[str, str] = {}
+        for key, move in wanted.items():
+            occupant = self._remote_slots.get(self._merge.places[key].slot)
+            if occupant is None:
+                free.append(move)
+            else:
+                blocked_by[key] = occupant
+        return [*free, *(RotateRemote(tuple(wanted[key] for key in ring)) for ring in _rings(blocked_by))]
+
+    def _would_cycle(self, key: str, parent: str) -> bool:
+        """Whether on the server, as it is now, `parent` lies below `key`."""
+        current: str | None = parent
+        while current is not None and current != self._trees.root_id:
+            if current == key:
+                return True
+            node = self._trees.remote.get(current)
+            current = None if node is None else node.parent_id
+        return False
+
+    # Folders and contents -------------------------------------------------------------------
+
+    def _local_folders(self) -> list[Action]:
+        keys = [k for k in self._fated(Fate.FETCH) if self._merge.is_folder(k)]
+        actions: list[Action] = []
+        for key in self._top_down(keys):
+            path = self._free_path(key)
+            if path is not None and self._suspended.isdisjoint({path}):
+                self._appearing[key] = path
+                actions.append(MakeFolder(self._trees.remote[key], path))
+        return actions
+
+    def _top_down(self, keys: list[str]) -> list[str]:
+        depths: dict[str, int] = {}
+        for key in keys:
+            depth, parent = 0, self._merge.places[key].parent
+            while parent in self._merge.places:
+                depth, parent = depth + 1, self._merge.places[parent].parent
+            depths[key] = depth
+        return sorted(keys, key=depths.__getitem__)
+
+    def _free_path(self, key: str) -> str | None:
+        """Return the path at which a node can appear on disk now."""
+        place = self._merge.places[key]
+        parent = self._appearing.get(place.parent)
+        if parent is None:
+            parent = self._trees.local.path_of(place.parent)
+        if parent is None:
+            return None
+        occupant = self._local_slots.get((place.parent, self._rules.fold(place.name)))
+        path = join(parent, place.name)
+        if occupant is not None:
+            self._report_occupied(path, occupant)
+            return None
+        self._local_slots[place.parent, self._rules.fold(place.name)] = key
+        return path
+
+    def _report_occupied(self, path: str, occupant: str) -> None:
+        """Say why a node cannot appear, unless what is in its way is about to go."""
+        node = self._local.get(occupant)
+        if node is None:
+            self._troubles[path] = Trouble(
+                "name_folded", "Another name of the server is the same on this disk"
+            )
+        elif node.entry.trouble is not None:
+            self._troubles[path] = Trouble("path_occupied", f"In its way: {node.entry.trouble.detail}")
+
+    def _contents(self) -> list[Action]:
+        actions: list[Action] = []
+        for key in self._fated(Fate.FETCH):
+            if not self._merge.is_folder(key):
+                path = self._free_path(key)
+                if path is not None:
+                    actions.append(Download(self._trees.remote[key], path))
+        for key in self._fated(Fate.NEW):
+            actions += self._new_file(key)
+        for key in self._fated(Fate.REVIVE):
+            actions.append(Upload(self._local[key].entry, self._trees.remote[key], undelete=True))
+        for key in self._fated(Fate.BOTH):
+            actions += self._merged_content(key)
+        return actions
+
+    def _new_file(self, key: str) -> list[Action]:
+        entry, place = self._local[key].entry, self._merge.places[key]
+        if entry.kind is not LocalKind.FILE or not self._can_stand(place):
+            return []
+        return [Upload(entry, None, place.parent, place.name)]
+
+    def _merged_content(self, key: str) -> list[Action]:
+        synced, remote, entry = self._trees.synced[key], self._trees.remote[key], self._local[key].entry
+        if remote.kind is Kind.FOLDER:
+            return []
+        here, there = not same_content(synced, entry), _edited_remotely(synced, remote)
+        if there:
+            return [Download(remote, entry.path, entry)]
+        if here and remote.kind is Kind.SYMLINK:
+            return [SetRemote(remote, entry)]
+        if here:
+            return [Upload(entry, remote)]
+        return self._attributes(synced, remote, entry)
+
+    def _attributes(self, synced: SyncedNode, remote: RemoteNode, entry: LocalEntry) -> list[Action]:
+        if remote.kind is not Kind.FILE:
+            return []
+        if (remote.mtime_ns, remote.executable) != (synced.mtime_ns, synced.executable):
+            return [SetLocal(remote, entry)]
+        if synced.stat is None or _attributes_differ(synced, entry):
+            return [SetRemote(remote, entry)]
+        return []
+
+    # Deletions ------------------------------------------------------------------------------
+
+    def _local_removals(self) -> list[Action]:
+        children: dict[str, list[str]] = {}
+        for node in self._local.values():
+            children.setdefault(node.parent_key, []).append(node.key)
+        keys = self._fated(Fate.REMOVE_LOCAL)
+        going: set[str] = set()
+        actions: list[Action] = []
+        for key in sorted(
+            keys, key=lambda k: (-self._local[k].entry.path.count("/"), self._local[k].entry.path)
+        ):
+            if going.issuperset(children.get(key, ())):
+                going.add(key)
+                actions.append(RemoveLocal(self._trees.synced[key], self._local[key].entry))
+            else:
+                self._report_not_empty(key, children[key])
+        return actions
+
+    def _report_not_empty(self, key: str, children: list[str]) -> None:
+        stuck = [self._local[child].entry for child in children if self._merge.fates[child] is Fate.HOLD]
+        if stuck:
+            detail = f"The server deleted this folder; {stuck[0].name!r} in it cannot be synced"
+            self._troubles[self._local[key].entry.path] = Trouble("folder_not_empty", detail)
+
+    def _remote_removals(self) -> list[Action]:
+        children: dict[str, list[str]] = {}
+        for node in self._trees.remote.values():
+            if self._merge.standing(node.id) is Standing.LIVE:
+                children.setdefault(node.parent_id, []).append(node.id)
+        going = {key: 1 for key in self._fated(Fate.DELETE_REMOTE) if not self._merge.is_folder(key)}
+        folders = [key for key in self._fated(Fate.DELETE_REMOTE) if self._merge.is_folder(key)]
+        for key in sorted(folders, key=self._remote_depth, reverse=True):
+            below = children.get(key, [])
+            if all(child in going for child in below):
+                going[key] = sum(going[child] for child in below)
+        return [
+            DeleteRemote(self._trees.remote[key], self._remote_path(key), files)
+            for key, files in going.items()
+            if self._trees.remote[key].parent_id not in going
+        ]
+
+    def _remote_depth(self, key: str) -> int:
+        return self._remote_path(key).count("/")
+
+    def _remote_path(self, key: str) -> str:
+        names: list[str] = []
+        while key != self._trees.root_id:
+            node = self._trees.remote[key]
+            names.append(node.name)
+            key = node.parent_id
+        return "/".join(reversed(names))
+
+
+# Facts of one node ------------------------------------------------------------------------------
+
+
+def _edited_remotely(synced: SyncedNode, remote: RemoteNode) -> bool:
+    return remote.content_hash != synced.content_hash or remote.symlink_target != synced.symlink_target
+
+
+def _alike(remote: RemoteNode, entry: LocalEntry) -> bool:
+    """Whether node and entry are of one kind and hold the same."""
+    if remote.kind.value != entry.kind.value:
+        return False
+    match remote.kind:
+        case Kind.FILE:
+            return entry.content_hash is not None and entry.content_hash == remote.content_hash
+        case Kind.SYMLINK:
+            return entry.symlink_target == remote.symlink_target
+        case Kind.FOLDER:
+            return True
+
+
+def _agree(synced: SyncedNode, remote: RemoteNode, entry: LocalEntry) -> bool:
+    """Whether both sides hold the same but the memory holds something else."""
+    if remote.kind is Kind.FOLDER or not _alike(remote, entry):
+        return False
+    return remote.version_id != synced.version_id or not same_content(synced, entry)
+
+
+def _both_edited(synced: SyncedNode, remote: RemoteNode, entry: LocalEntry) -> bool:
+    if remote.kind is Kind.FOLDER or _alike(remote, entry):
+        return False
+    return _edited_remotely(synced, remote) and not same_content(synced, entry)
+
+
+def _attributes_differ(synced: SyncedNode, entry: LocalEntry) -> bool:
+    """Whether someone changed attributes on disk since they were read back."""
+    if synced.stat is None:
+        return False
+    return synced.stat.mtime_ns != entry.stat.mtime_ns or synced.stat.executable != entry.stat.executable
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
+
+
+def _rings(blocked_by: dict[str, str]) -> list[list[str]]:
+    """Return the rings of moves that wait for each other: each goes where the next one is."""
+    rings: list[list[str]] = []
+    done: set[str] = set()
+    for start in blocked_by:
+        trail: list[str] = []
+        key = start
+        while key in blocked_by and key not in done and key not in trail:
+            trail.append(key)
+            key = blocked_by[key]
+        if key in trail:
+            rings.append(trail[trail.index(key) :])
+        done.update(trail)
+    return rings
+
+
+def paths_of(action: Action) -> set[str]:
+    """Return the local paths that an action is about; failures are kept under the first."""
+    match action:
+        case Forget() | SettlePlace():
+            return set()
+        case RotateLocal() | RotateRemote():
+            return {path for move in action.moves for path in paths_of(move)}
+        case MoveRemote():
+            return {action.entry.path} if action.entry else {action.node.name}
+        case MakeFolder() | Download() | DeleteRemote():
+            return {action.path}
+        case _:
+            return {action.entry.path}

@@ -1,0 +1,319 @@
+"""The agent's memory: a SQLite file with the three trees' observations. Work is never stored.
+
+The trees are mirrored in dictionaries, so that planning reads no rows. Every change goes through
+`transaction`, which is durable when it returns (WAL with full sync); what fails in it leaves file
+and mirror as they were. Losing the file loses no user's file: everything is observed anew and
+bound by content.
+"""
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
+
+SCHEMA_VERSION: Final = 1
+
+_SCHEMA: Final = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE remote (
+    id TEXT PRIMARY KEY, parent_id TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
+    seq INTEGER NOT NULL, deleted INTEGER NOT NULL, version_id TEXT, size INTEGER NOT NULL,
+    content_hash TEXT, mtime_ns INTEGER NOT NULL, executable INTEGER NOT NULL,
+    symlink_target TEXT, epoch INTEGER NOT NULL, device TEXT
+) STRICT;
+CREATE TABLE local (
+    path BLOB PRIMARY KEY, kind TEXT NOT NULL, stat TEXT NOT NULL, content_hash TEXT,
+    symlink_target BLOB, trouble TEXT, hashed_at REAL NOT NULL
+) STRICT;
+CREATE TABLE synced (
+    id TEXT PRIMARY KEY, parent_id TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
+    version_id TEXT, content_hash TEXT, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    executable INTEGER NOT NULL, symlink_target TEXT, stat TEXT, epoch INTEGER NOT NULL
+) STRICT;
+CREATE TABLE problems (
+    path BLOB PRIMARY KEY, code TEXT NOT NULL, detail TEXT NOT NULL, attempts INTEGER NOT NULL,
+    retry_at REAL
+) STRICT;
+"""
+
+
+class StateTooNewError(RuntimeError):
+    """The state was written by a newer version of the agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a path is not in step. `retry_at` in seconds since 1970; None: when it changes."""
+
+    path: str
+    code: str
+    detail: str
+    attempts: int = 1
+    retry_at: float | None = None
+
+
+class State:
+    """The open memory. Used by one thread; one agent at a time (see the lock in `app`)."""
+
+    def __init__(self, path: Path, *, readonly: bool = False) -> None:
+        """Open or create the file. Raises `StateTooNewError`, `sqlite3.DatabaseError` when damaged."""
+        self.path = path
+        self._db = _connect(path, readonly=readonly)
+        self._inside = False
+        self.remote: dict[str, RemoteNode] = {}
+        self.local: dict[str, LocalEntry] = {}
+        self.synced: dict[str, SyncedNode] = {}
+        self.problems: dict[str, Problem] = {}
+        self._load()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _load(self) -> None:
+        self.remote = {r[0]: _remote(r) for r in self._db.execute("SELECT * FROM remote")}
+        self.local = {e.path: e for e in map(_local, self._db.execute("SELECT * FROM local"))}
+        self.synced = {r[0]: _synced(r) for r in self._db.execute("SELECT * FROM synced")}
+        self.problems = {p.path: p for p in map(_problem, self._db.execute("SELECT * FROM problems"))}
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make all changes of the body durable together, or none of them. Nesting joins."""
+        if self._inside:
+            yield
+            return
+        self._inside = True
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            self._load()
+            raise
+        finally:
+            self._inside = False
+
+    # Single values ------------------------------------------------------------------------
+
+    def get(self, key: str) -> str | None:
+        """Return a value of `meta`."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def put(self, key: str, value: str) -> None:
+        """Set a value of `meta`."""
+        with self.transaction():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    # Remote -------------------------------------------------------------------------------
+
+    def put_remote(self, nodes: Iterable[RemoteNode]) -> None:
+        """Keep what the server told; a row older than the known one changes nothing."""
+        newer = {}
+        for node in nodes:
+            known = newer.get(node.id) or self.remote.get(node.id)
+            if known is None or node.seq >= known.seq:
+                newer[node.id] = node
+        with self.transaction():
+            self._insert("remote", [tuple(_columns(node)) for node in newer.values()])
+            self.remote.update(newer)
+
+    def keep_remote(self, ids: set[str]) -> None:
+        """Drop every remote node but these."""
+        gone = [node_id for node_id in self.remote if node_id not in ids]
+        with self.transaction():
+            self._db.executemany("DELETE FROM remote WHERE id = ?", ((i,) for i in gone))
+            for node_id in gone:
+                del self.remote[node_id]
+
+    # Local --------------------------------------------------------------------------------
+
+    def put_local(self, entries: Iterable[LocalEntry]) -> None:
+        """Keep what a scan, or an action that read it back, saw."""
+        entries = list(entries)
+        with self.transaction():
+            self._insert("local", [_local_columns(entry) for entry in entries])
+            self.local.update({entry.path: entry for entry in entries})
+
+    def drop_local(self, paths: Iterable[str]) -> None:
+        """Forget paths that are gone."""
+        gone = [path for path in paths if path in self.local]
+        with self.transaction():
+            self._db.executemany("DELETE FROM local WHERE path = ?", ((os.fsencode(p),) for p in gone))
+            for path in gone:
+                del self.local[path]
+
+    def below(self, path: str) -> list[str]:
+        """Return the known paths at and below `path`."""
+        prefix = path + "/"
+        return [known for known in self.local if known == path or known.startswith(prefix)]
+
+    def move_local(self, source: str, target: str) -> None:
+        """Follow a rename on disk, with everything below it."""
+        moved = [self.local[path].at(target + path[len(source) :]) for path in self.below(source)]
+        with self.transaction():
+            self.drop_local(self.below(source))
+            self.put_local(moved)
+
+    def swap_local(self, one: str, other: str) -> None:
+        """Follow an exchange of two paths on disk, with everything below them."""
+        first = [self.local[path].at(other + path[len(one) :]) for path in self.below(one)]
+        second = [self.local[path].at(one + path[len(other) :]) for path in self.below(other)]
+        with self.transaction():
+            self.drop_local([*self.below(one), *self.below(other)])
+            self.put_local([*first, *second])
+
+    # Synced -------------------------------------------------------------------------------
+
+    def put_synced(self, nodes: Iterable[SyncedNode]) -> None:
+        """Remember what both sides agree on."""
+        nodes = list(nodes)
+        with self.transaction():
+            self._insert("synced", [tuple(_columns(node)) for node in nodes])
+            self.synced.update({node.id: node for node in nodes})
+
+    def drop_synced(self, ids: Iterable[str]) -> None:
+        """Forget nodes."""
+        gone = [node_id for node_id in ids if node_id in self.synced]
+        with self.transaction():
+            self._db.executemany("DELETE FROM synced WHERE id = ?", ((i,) for i in gone))
+            for node_id in gone:
+                del self.synced[node_id]
+
+    def rebind_folder(self, old_id: str, new: SyncedNode) -> None:
+        """A folder has a new node: it takes the old one's place, its children stay its children."""
+        children = [replace(n, parent_id=new.id) for n in self.synced.values() if n.parent_id == old_id]
+        with self.transaction():
+            self.drop_synced([old_id])
+            self.put_synced([new, *children])
+
+    # Problems -----------------------------------------------------------------------------
+
+    def put_problem(self, path: str, trouble: Trouble, delay: Callable[[int], float]) -> None:
+        """Remember a failure; `delay(attempts)` gives the seconds until the next try."""
+        attempts = self.problems[path].attempts + 1 if path in self.problems else 1
+        problem = Problem(path, trouble.code, trouble.detail, attempts, time.time() + delay(attempts - 1))
+        row = (os.fsencode(path), problem.code, problem.detail, problem.attempts, problem.retry_at)
+        with self.transaction():
+            self._insert("problems", [row])
+            self.problems[path] = problem
+
+    def drop_problems(self, paths: Iterable[str]) -> None:
+        """Forget problems that are solved."""
+        solved = [path for path in paths if path in self.problems]
+        with self.transaction():
+            self._db.executemany("DELETE FROM problems WHERE path = ?", ((os.fsencode(p),) for p in solved))
+            for path in solved:
+                del self.problems[path]
+
+    def _insert(self, table: str, rows: list[tuple[Any, ...]]) -> None:
+        if rows:
+            marks = ", ".join("?" * len(rows[0]))
+            self._db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)  # noqa: S608 — the table's name is ours
+
+
+def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
+    mode = "ro" if readonly else "rwc"
+    db = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=10
+    )
+    try:
+        if not readonly:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+        _migrate(db, readonly=readonly)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _migrate(db: sqlite3.Connection, *, readonly: bool) -> None:
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if version > SCHEMA_VERSION:
+        raise StateTooNewError(
+            f"state.db has schema {version}, this agent knows {SCHEMA_VERSION}: upgrade it"
+        )
+    if version == 0 and not readonly:
+        db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+
+
+# Rows ---------------------------------------------------------------------------------------
+
+
+def _columns(node: RemoteNode | SyncedNode) -> list[Any]:
+    values: list[Any] = []
+    for name in node.__slots__:
+        value = getattr(node, name)
+        if isinstance(value, FileStat):
+            values.append(_stat_text(value))
+        else:
+            values.append(int(value) if isinstance(value, bool) else value)
+    return values
+
+
+def _stat_text(stat: FileStat) -> str:
+    return json.dumps(list(asdict(stat).values()))
+
+
+def _stat(text: str) -> FileStat:
+    return FileStat(*json.loads(text))
+
+
+def _remote(row: tuple[Any, ...]) -> RemoteNode:
+    values = dict(zip(RemoteNode.__slots__, row, strict=True))
+    values.update(
+        kind=Kind(values["kind"]), deleted=bool(values["deleted"]), executable=bool(values["executable"])
+    )
+    return RemoteNode(**values)
+
+
+def _synced(row: tuple[Any, ...]) -> SyncedNode:
+    values = dict(zip(SyncedNode.__slots__, row, strict=True))
+    stat = None if values["stat"] is None else _stat(values["stat"])
+    values.update(kind=Kind(values["kind"]), executable=bool(values["executable"]), stat=stat)
+    return SyncedNode(**values)
+
+
+def _local_columns(entry: LocalEntry) -> tuple[Any, ...]:
+    target = None if entry.symlink_target is None else os.fsencode(entry.symlink_target)
+    trouble = None if entry.trouble is None else json.dumps([entry.trouble.code, entry.trouble.detail])
+    return (
+        os.fsencode(entry.path), entry.kind.value, _stat_text(entry.stat), entry.content_hash, target,
+        trouble, entry.hashed_at,
+    )  # fmt: skip
+
+
+def _local(row: tuple[Any, ...]) -> LocalEntry:
+    path, kind, stat, content_hash, target, trouble, hashed_at = row
+    return LocalEntry(
+        path=os.fsdecode(path),
+        kind=LocalKind(kind),
+        stat=_stat(stat),
+        content_hash=content_hash,
+        symlink_target=None if target is None else os.fsdecode(target),
+        trouble=None if trouble is None else Trouble(*json.loads(trouble)),
+        hashed_at=hashed_at,
+    )
+
+
+def _problem(row: tuple[Any, ...]) -> Problem:
+    return Problem(os.fsdecode(row[0]), *row[1:])
+
+
+def merged(
+    base: Mapping[str, LocalEntry], changed: Mapping[str, LocalEntry], gone: Iterable[str]
+) -> dict[str, LocalEntry]:
+    """Return `base` with a scan's result applied."""
+    result = {**base, **changed}
+    for path in gone:
+        result.pop(path, None)
+    return result

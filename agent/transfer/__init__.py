@@ -1,0 +1,18 @@
+"""Bytes to and from S3, by presigned requests, in bounded memory: `Transfer`."""
+
+from agent.transfer.facade import Transfer, open_transfer
+from agent.transfer.large import LargeSource, LargeUpload
+from agent.transfer.small import SmallOutcome, SmallSource, SmallUpload, split_batches
+from agent.transfer.tally import Tally
+
+__all__ = [
+    "LargeSource",
+    "LargeUpload",
+    "SmallOutcome",
+    "SmallSource",
+    "SmallUpload",
+    "Tally",
+    "Transfer",
+    "open_transfer",
+    "split_batches",
+]

@@ -1,0 +1,88 @@
+"""`Transfer`: what the executor and the commands use."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from agent.remote import Api
+from agent.settings import Settings
+from agent.transfer.channel import Channel
+from agent.transfer.download import Downloads
+from agent.transfer.large import LargeSource, LargeUpload, LargeUploads
+from agent.transfer.retry import Patience
+from agent.transfer.small import SmallSource, SmallUpload, SmallUploads
+from agent.transfer.tally import Tally
+from agent.transfer.wire import Wire, s3_session
+from libs.contracts.api import Download
+from libs.contracts.errors import ConflictError
+from libs.contracts.tree import CommitTarget, NodeRow
+
+_SEND_AGAIN = frozenset({"parts_missing", "bytes_missing", "object_gone"})
+_MAX_SENDS = 3
+
+
+class Transfer:
+    """Bytes to and from S3. All methods may run side by side; limits are shared.
+
+    All raise `UnavailableError` when S3 or the server is away for longer than the settings
+    allow, and `LocalError` with a code of `AGENT_CODES`.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, api: Api, settings: Settings) -> None:
+        self.tally = Tally()
+        self._api = api
+        channel = Channel(api, Wire(session, settings), Patience(settings), self.tally, settings)
+        self._small = SmallUploads(channel, asyncio.Semaphore(settings.small_parallel))
+        self._large = LargeUploads(channel, asyncio.Semaphore(settings.part_parallel))
+        self._downloads = Downloads(channel)
+        self._download_slots = asyncio.Semaphore(settings.small_parallel)
+
+    async def upload_small(self, sources: Sequence[SmallSource]) -> SmallUpload:
+        """Send up to 500 files of up to 10 MiB each; cut longer lists with `split_batches`.
+
+        An error of one file ("changed", "unreadable", "unavailable", …) is its outcome and does
+        not stop the others. Nothing is committed: complete the ready ones.
+        """
+        return await self._small.upload(sources)
+
+    async def upload_large(self, source: LargeSource) -> LargeUpload:
+        """Send one file of any size, only what S3 does not hold; nothing is committed.
+
+        Killed at any point and called again, it continues with the missing parts. Raises
+        `LocalError` "changed" when the file is not, or no more, what was announced.
+        """
+        return await self._large.upload(source)
+
+    async def commit_large(self, source: LargeSource, target: CommitTarget) -> NodeRow:
+        """Send one file and commit it; what the server then finds missing is sent again.
+
+        Raises as `upload_large`, and `ConflictError` with what the commit was refused for.
+        """
+        sends = 0
+        while True:
+            upload = await self.upload_large(source)
+            sends += 1
+            try:
+                return await self._api.complete_upload(upload.upload_id, target)
+            except ConflictError as error:
+                if error.code not in _SEND_AGAIN or sends >= _MAX_SENDS:
+                    raise
+
+    async def download(self, item: Download, fd: int) -> str:
+        """Fetch into the file `fd` (open for reading and writing) and return its SHA-256.
+
+        What the file holds already is taken as the beginning, so an interrupted download
+        continues. The result has the announced size and hash, else: once more from the start,
+        then `LocalError` "corrupt_download". Not flushed to disk. "unwritable" when it is full.
+        """
+        async with self._download_slots:
+            return await self._downloads.fetch(item, fd)
+
+
+@asynccontextmanager
+async def open_transfer(settings: Settings, api: Api) -> AsyncIterator[Transfer]:
+    """Open transfers for the lifetime of the context."""
+    async with s3_session(settings) as session:
+        yield Transfer(session, api, settings)

@@ -1,0 +1,152 @@
+"""One request to S3 by a presigned URL, and what its answer means."""
+
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from typing_extensions import override
+
+from agent.credentials import is_loopback
+from agent.errors import LocalError
+from agent.remote.problems import connection_error
+from agent.settings import Settings
+from agent.transfer.retry import DamagedError, TransientError, UrlRefusedError
+from libs.contracts.api import SignedRequest
+from libs.contracts.limits import MIB
+
+PIECE: Final = 256 * 1024
+"""Bytes held at once while a body is sent."""
+_CODE: Final = re.compile(rb"<Code>(\w{1,64})</Code>")
+_DAMAGED: Final = frozenset(
+    {b"BadDigest", b"XAmzContentChecksumMismatch", b"InvalidDigest", b"IncompleteBody"}
+)
+_BUSY: Final = frozenset({b"RequestTimeout", b"SlowDown", b"OperationAborted"})
+_ERROR_BYTES: Final = 64 * 1024
+
+
+class Body(aiohttp.Payload):
+    """A body of known size, read piece by piece each time it is sent.
+
+    An error of the reader is kept in `failure`: aiohttp shows it only as a broken connection.
+    """
+
+    def __init__(self, size: int, pieces: Callable[[], AsyncIterator[bytes]]) -> None:
+        super().__init__(pieces)
+        self._size = size
+        self._pieces = pieces
+        self.failure: Exception | None = None
+
+    @override
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """A body is never text."""
+        raise TypeError
+
+    @override
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Send the body."""
+        try:
+            async for piece in self._pieces():
+                await writer.write(piece)
+        except (LocalError, OSError) as error:
+            if not isinstance(error, (ConnectionError, TimeoutError)):
+                self.failure = error
+            raise
+
+
+def body_of(content: bytes) -> Body:
+    """Return a body of bytes in memory."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        view = memoryview(content)
+        for start in range(0, len(content), PIECE):
+            yield view[start : start + PIECE]  # type: ignore[misc]  # a writer takes any buffer
+
+    return Body(len(content), pieces)
+
+
+class Wire:
+    """Requests to S3. Nothing of the account goes along: the URL is all the proof."""
+
+    def __init__(self, session: aiohttp.ClientSession, settings: Settings) -> None:
+        self._session = session
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=settings.connect_timeout, sock_read=settings.stall_seconds
+        )
+
+    async def put(self, signed: SignedRequest, body: Body) -> None:
+        """Send a body with exactly the signed headers.
+
+        Raises `TransientError`, `UrlRefusedError`, `DamagedError`, `LocalError`, or what the
+        body's reader raised.
+        """
+        try:
+            async with self._session.request(
+                signed.method, checked_url(signed.url), data=body, headers=signed.headers,
+                skip_auto_headers=("Content-Type",), allow_redirects=False, timeout=self._timeout,
+            ) as response:  # fmt: skip
+                content = await response.content.read(_ERROR_BYTES)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise body.failure or _broken(error) from error
+        if response.status != HTTPStatus.OK:
+            raise refusal_of(response.status, content, response.headers)
+
+    @asynccontextmanager
+    async def get(self, url: str, start: int) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Open a read from byte `start` on; status 200 or 206. Raises as `put`.
+
+        What breaks while the body is read is translated too.
+        """
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        try:
+            async with self._session.get(
+                checked_url(url), headers=headers, allow_redirects=False, timeout=self._timeout
+            ) as response:
+                if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
+                    content = await response.content.read(_ERROR_BYTES)
+                    raise refusal_of(response.status, content, response.headers)
+                yield response
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _broken(error) from error
+
+
+def refusal_of(status: int, content: bytes, headers: Mapping[str, str]) -> Exception:
+    """Return what an answer of S3 that is no success means."""
+    match = _CODE.search(content)
+    code = match.group(1) if match else b""
+    detail = f"{status} {code.decode()}".strip()
+    if code in _DAMAGED:
+        return DamagedError(detail)
+    busy = status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS} or code in _BUSY
+    if busy or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return TransientError(detail, _seconds(headers.get("Retry-After")))
+    return UrlRefusedError(detail)
+
+
+def checked_url(url: str) -> str:
+    """Return the URL or raise `LocalError` "insecure_server": bytes never travel in the clear."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+        return url
+    raise LocalError("The store's address is plain http:// to another machine", code="insecure_server")
+
+
+def _broken(error: Exception) -> Exception:
+    known = connection_error(error)
+    return known if isinstance(known, LocalError) else TransientError(known.detail)
+
+
+def _seconds(text: str | None) -> float:
+    return float(text) if text is not None and text.isdecimal() else 0.0
+
+
+def s3_session(settings: Settings) -> aiohttp.ClientSession:
+    """Return a session for S3, with a connection for every transfer that may run."""
+    connector = aiohttp.TCPConnector(limit=2 * settings.small_parallel + settings.part_parallel)
+    return aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, read_bufsize=MIB
+    )

@@ -1,0 +1,1 @@
+"""How the system is run: images, compose files, and the local stack."""

@@ -1,0 +1,86 @@
+"""Calls between services (`/internal/…`, a service's token needed). Not part of the public API."""
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from libs.contracts.base import Reply, Request
+from libs.contracts.ids import Id, Sha256
+
+MAX_KEYS: Final = 1000
+"""Keys or ids in one housekeeping call."""
+
+KeyList = Annotated[list[str], Field(max_length=MAX_KEYS)]
+
+
+class NamespaceCreation(Request):
+    """gateway → metadata, `POST /internal/namespaces`: make a user's root namespace (idempotent)."""
+
+    namespace_id: Id
+    user_id: Id
+
+
+class NamespaceRemoval(Request):
+    """gateway → metadata, `DELETE /internal/namespaces/{namespace_id}`: the account is deleted."""
+
+    user_id: Id
+
+
+class Verification(Request):
+    """janitor → metadata, `POST /internal/objects/{object_id}/verification`.
+
+    `ok`: every byte was read and the hash of the whole equals the claim.
+    """
+
+    ok: bool
+
+
+class Collected(Reply):
+    """How many things an internal housekeeping call dealt with; 0: nothing is left for now."""
+
+    done: int
+
+
+class HousedObject(Reply):
+    """An S3 object as housekeeping sees it."""
+
+    id: Id
+    key: str
+    size: int
+    content_hash: Sha256
+
+
+class HousedObjects(Reply):
+    """metadata's `GET /internal/objects/doomed?limit=` and `GET /internal/objects/unverified?limit=`.
+
+    Doomed: those whose grace time is over, so S3 may delete them. Unverified: live ones whose
+    whole hash nobody has checked yet.
+    """
+
+    items: list[HousedObject]
+
+
+class Forgotten(Request):
+    """janitor → metadata, `POST /internal/objects/forget`: these are no longer in S3."""
+
+    ids: Annotated[list[Id], Field(max_length=MAX_KEYS)]
+
+
+class KnownObjects(Request):
+    """janitor → metadata, `POST /internal/objects/known`: which of these keys are an object's?"""
+
+    keys: KeyList
+
+
+class KnownUploads(Request):
+    """janitor → upload, `POST /internal/uploads/known`: which belong to a session that may still need them?"""
+
+    keys: KeyList = []
+    s3_upload_ids: KeyList = []
+
+
+class Known(Reply):
+    """Those of the asked that are known; the others are unowned."""
+
+    keys: list[str] = []
+    s3_upload_ids: list[str] = []

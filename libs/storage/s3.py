@@ -1,0 +1,294 @@
+"""S3 by aioboto3: the only module that imports it.
+
+Presigned URLs carry the public address that clients use (see `sigv4`), the services' own calls
+the inner one. Headers that a signature binds must be sent as they are given.
+"""
+
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, ParamSpec, TypeVar
+from urllib.parse import quote
+
+import aioboto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from libs.contracts.errors import ConflictError, LockstepError, NotFoundError, UnavailableError
+from libs.contracts.limits import MIB
+from libs.runtime.settings import S3Settings
+from libs.storage.port import PartToJoin, Signed, StoredObject, StoredPart
+from libs.storage.sigv4 import Presigner
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_GONE: Final = {"404", "NoSuchKey", "NotFound"}
+_NO_UPLOAD: Final = {"NoSuchUpload"}
+_BAD_PART: Final = {"InvalidPart", "InvalidPartOrder", "EntityTooSmall", "BadDigest", "InvalidRequest"}
+
+
+@asynccontextmanager
+async def open_store(settings: S3Settings) -> AsyncIterator["S3ObjectStore"]:
+    """Open the store for the lifetime of the context."""
+    session = aioboto3.Session(
+        aws_access_key_id=settings.s3_access_key.get_secret_value(),
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+        region_name=settings.s3_region,
+    )
+    async with AsyncExitStack() as stack:
+        inner = await stack.enter_async_context(_client(session, settings.s3_endpoint, settings.s3_timeout))
+        slow = await stack.enter_async_context(
+            _client(session, settings.s3_endpoint, settings.s3_complete_timeout)
+        )
+        yield S3ObjectStore(settings, inner=inner, slow=slow)
+
+
+def _client(session: Any, endpoint: str, timeout: float) -> Any:
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": "path"},
+        connect_timeout=5,
+        read_timeout=timeout,
+        max_pool_connections=32,
+        retries={"total_max_attempts": 3, "mode": "standard"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return session.client("s3", endpoint_url=endpoint, config=config)
+
+
+def _presigner(settings: S3Settings) -> Presigner:
+    return Presigner(
+        endpoint=settings.s3_public_endpoint or settings.s3_endpoint,
+        region=settings.s3_region,
+        bucket=settings.s3_bucket,
+        access_key=settings.s3_access_key.get_secret_value(),
+        secret_key=settings.s3_secret_key.get_secret_value(),
+    )
+
+
+class S3ObjectStore:
+    """`port.ObjectStore` on an S3 bucket."""
+
+    def __init__(self, settings: S3Settings, *, inner: Any, slow: Any) -> None:
+        self._settings = settings
+        self._bucket = settings.s3_bucket
+        self._inner = inner
+        self._slow = slow
+        self._presigner = _presigner(settings)
+
+    async def ensure_bucket(self) -> None:
+        """Create the bucket when it is missing."""
+        try:
+            await self._inner.head_bucket(Bucket=self._bucket)
+        except ClientError as error:
+            if _code(error) not in _GONE | {"NoSuchBucket"}:
+                raise _translated(error) from error
+            await self._create_bucket()
+        except BotoCoreError as error:
+            raise _translated(error) from error
+
+    async def _create_bucket(self) -> None:
+        try:
+            await self._inner.create_bucket(Bucket=self._bucket)
+        except ClientError as error:
+            if _code(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                raise _translated(error) from error
+
+    async def ping(self) -> None:
+        """Raise `UnavailableError` unless the bucket answers."""
+        await _translate(self._inner.head_bucket)(Bucket=self._bucket)
+
+    # Presigning ---------------------------------------------------------------------------
+
+    async def presign_put(self, key: str, *, size: int, sha256: str) -> Signed:
+        """See the port."""
+        return self._presign("PUT", key, {}, _bound_headers(size, sha256))
+
+    async def presign_part(self, key: str, upload_id: str, number: int, *, size: int, sha256: str) -> Signed:
+        """See the port."""
+        query = {"uploadId": upload_id, "partNumber": str(number)}
+        return self._presign("PUT", key, query, _bound_headers(size, sha256))
+
+    async def presign_get(self, key: str, *, filename: str | None = None) -> Signed:
+        """See the port."""
+        query: dict[str, str] = {}
+        if filename is not None:
+            query["response-content-disposition"] = f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
+        return self._presign("GET", key, query, {})
+
+    def _presign(self, method: str, key: str, query: dict[str, str], headers: dict[str, str]) -> Signed:
+        seconds = self._settings.s3_url_seconds
+        now = datetime.now(UTC)
+        url = self._presigner.url(method, key, query=query, headers=headers, now=now, seconds=seconds)
+        return Signed(method, url, headers, now + timedelta(seconds=seconds))
+
+    # Objects ------------------------------------------------------------------------------
+
+    async def head(self, key: str) -> StoredObject | None:
+        """See the port."""
+        try:
+            answer = await self._inner.head_object(Bucket=self._bucket, Key=key)
+        except ClientError as error:
+            if _code(error) in _GONE:
+                return None
+            raise _translated(error) from error
+        except BotoCoreError as error:
+            raise _translated(error) from error
+        return StoredObject(key, answer["ContentLength"], answer["LastModified"])
+
+    async def walk(self, prefix: str) -> AsyncIterator[StoredObject]:
+        """See the port."""
+        token: dict[str, str] = {}
+        while True:
+            page = await _translate(self._inner.list_objects_v2)(Bucket=self._bucket, Prefix=prefix, **token)
+            for item in page.get("Contents", []):
+                yield StoredObject(item["Key"], item["Size"], item["LastModified"])
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    async def read(self, key: str) -> AsyncIterator[bytes]:
+        """See the port."""
+        try:
+            answer = await self._inner.get_object(Bucket=self._bucket, Key=key)
+            async with answer["Body"] as body:
+                async for chunk in body.content.iter_chunked(MIB):
+                    yield chunk
+        except (TimeoutError, ClientError, BotoCoreError, OSError) as error:
+            raise _translated(error) from error
+
+    async def put(self, key: str, body: bytes) -> None:
+        """Store a small object that a service itself makes."""
+        await _translate(self._inner.put_object)(Bucket=self._bucket, Key=key, Body=body)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """See the port."""
+        for key in keys:
+            await _translate(self._inner.delete_object)(Bucket=self._bucket, Key=key)
+
+    # Multipart ----------------------------------------------------------------------------
+
+    async def create_multipart(self, key: str) -> str:
+        """See the port."""
+        create = _translate(self._inner.create_multipart_upload)
+        answer = await create(Bucket=self._bucket, Key=key, ChecksumAlgorithm="SHA256")
+        return str(answer["UploadId"])
+
+    async def list_parts(self, key: str, upload_id: str) -> list[StoredPart] | None:
+        """See the port."""
+        found: dict[int, tuple[Any, StoredPart]] = {}
+        marker: dict[str, Any] = {}
+        try:
+            while True:
+                page = await self._inner.list_parts(
+                    Bucket=self._bucket, Key=key, UploadId=upload_id, **marker
+                )
+                for item in page.get("Parts", []):
+                    _keep_latest(found, item)
+                if not page.get("IsTruncated"):
+                    return [found[number][1] for number in sorted(found)]
+                marker = {"PartNumberMarker": page["NextPartNumberMarker"]}
+        except ClientError as error:
+            if _code(error) in _NO_UPLOAD | _GONE:
+                return None
+            raise _translated(error) from error
+        except BotoCoreError as error:
+            raise _translated(error) from error
+
+    async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[PartToJoin]) -> None:
+        """See the port."""
+        joined = {
+            "Parts": [
+                {"PartNumber": part.number, "ETag": part.etag, "ChecksumSHA256": _b64(part.sha256)}
+                for part in parts
+            ]
+        }
+        try:
+            answer = await self._slow.complete_multipart_upload(
+                Bucket=self._bucket, Key=key, UploadId=upload_id, MultipartUpload=joined
+            )
+        except ClientError as error:
+            await self._settle_failed_complete(error, key)
+            return
+        except BotoCoreError as error:
+            raise _translated(error) from error
+        if "ETag" not in answer:
+            raise UnavailableError("S3 did not confirm that the parts were joined")
+
+    async def _settle_failed_complete(self, error: ClientError, key: str) -> None:
+        code = _code(error)
+        if code in _BAD_PART:
+            raise ConflictError("S3 refused a part", code="parts_missing") from error
+        if code not in _NO_UPLOAD | _GONE:
+            raise _translated(error) from error
+        if await self.head(key) is None:
+            raise NotFoundError("The multipart upload is gone") from error
+
+    async def abort_multipart(self, key: str, upload_id: str) -> None:
+        """See the port."""
+        try:
+            await self._inner.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
+        except ClientError as error:
+            if _code(error) not in _NO_UPLOAD | _GONE:
+                raise _translated(error) from error
+        except BotoCoreError as error:
+            raise _translated(error) from error
+
+    async def walk_multiparts(self, prefix: str) -> AsyncIterator[tuple[str, str, datetime]]:
+        """See the port."""
+        marker: dict[str, str] = {}
+        while True:
+            list_uploads = _translate(self._inner.list_multipart_uploads)
+            page = await list_uploads(Bucket=self._bucket, Prefix=prefix, **marker)
+            for item in page.get("Uploads", []):
+                yield item["Key"], item["UploadId"], item["Initiated"]
+            if not page.get("IsTruncated"):
+                return
+            marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+
+def _keep_latest(found: dict[int, tuple[Any, StoredPart]], item: dict[str, Any]) -> None:
+    """Keep, of a part that was sent twice, the one sent last."""
+    number = item["PartNumber"]
+    part = StoredPart(number, item["Size"], item["ETag"])
+    if number not in found or item["LastModified"] >= found[number][0]:
+        found[number] = (item["LastModified"], part)
+
+
+def _bound_headers(size: int, sha256: str) -> dict[str, str]:
+    return {"content-length": str(size), "x-amz-checksum-sha256": _b64(sha256)}
+
+
+def _b64(sha256_hex: str) -> str:
+    return base64.b64encode(bytes.fromhex(sha256_hex)).decode()
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _translated(error: Exception) -> LockstepError:
+    """Map a driver's error: 4xx that S3 means becomes `NotFoundError` or "internal"."""
+    if isinstance(error, ClientError):
+        if _code(error) in _GONE:
+            return NotFoundError("There is no such object")
+        if 400 <= _status(error) < 500 and _status(error) not in {403, 408, 429}:
+            return LockstepError(f"S3 refused the request: {_code(error)}")
+    return UnavailableError("S3 does not answer", retry_after=2)
+
+
+def _translate(call: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    async def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await call(*args, **kwargs)
+        except (ClientError, BotoCoreError) as error:
+            raise _translated(error) from error
+
+    return wrapped

@@ -1,0 +1,69 @@
+"""Which bytes a request for a file means, and whether they may be read. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from libs.contracts.errors import ConflictError, NotFoundError
+from libs.contracts.tree import Kind
+
+Row = Mapping[str, Any]
+"""A node's, version's or object's document, as its owner wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file in its current version, or in a named one."""
+
+    node_id: str
+    version_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """The object to read for a file."""
+
+    node_id: str
+    version_id: str
+    name: str
+    key: str
+    size: int
+    content_hash: str
+
+
+def version_wanted(wanted: Wanted, node: Row | None, *, hidden: bool) -> str:
+    """Return the id of the version to read.
+
+    `hidden`: the node or a folder above it is deleted. Then its named versions can still be
+    read, until they are purged. Raises `NotFoundError`, and `ConflictError` "not_a_file".
+    """
+    if node is None:
+        raise NotFoundError
+    if wanted.version_id is None and hidden:
+        raise NotFoundError
+    if node["kind"] != Kind.FILE:
+        raise ConflictError(code="not_a_file")
+    version_id = wanted.version_id or node.get("version_id")
+    if version_id is None:
+        raise NotFoundError
+    return str(version_id)
+
+
+def readable(node: Row, version: Row | None, stored: Row | None) -> Readable:
+    """Return what to read.
+
+    Raises `NotFoundError` when the version is not one of the node's, and `ConflictError`
+    "object_gone" when its bytes are not what they were said to be, or are being removed.
+    """
+    if version is None or version["node_id"] != node["_id"]:
+        raise NotFoundError
+    if version.get("corrupt") or stored is None or stored["state"] != "live":
+        raise ConflictError("The bytes of this version are not there", code="object_gone")
+    return Readable(
+        node_id=node["_id"],
+        version_id=version["_id"],
+        name=node["name"],
+        key=stored["key"],
+        size=version["size"],
+        content_hash=version["content_hash"],
+    )

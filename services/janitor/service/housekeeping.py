@@ -1,0 +1,81 @@
+"""Housekeeping calls of the services that own the data; each may be repeated."""
+
+from collections.abc import Sequence
+
+from libs.contracts.internal import (
+    MAX_KEYS,
+    Collected,
+    Forgotten,
+    HousedObject,
+    HousedObjects,
+    Known,
+    KnownObjects,
+    KnownUploads,
+    Verification,
+)
+from libs.web.client import ServiceClient
+
+
+class Housekeeping:
+    """metadata's and upload's internal endpoints. All raise `UnavailableError` when they are away."""
+
+    def __init__(self, client: ServiceClient, *, metadata_url: str, upload_url: str) -> None:
+        self._client = client
+        self._metadata = f"{metadata_url.rstrip('/')}/internal"
+        self._upload = f"{upload_url.rstrip('/')}/internal"
+
+    async def expire_uploads(self) -> int:
+        """Have sessions expired that were left alone for too long."""
+        return await self._collect(f"{self._upload}/uploads/expire")
+
+    async def redrive_uploads(self) -> int:
+        """Have sessions that are stuck in completing or committing taken up again."""
+        return await self._collect(f"{self._upload}/uploads/redrive")
+
+    async def doom_objects(self) -> int:
+        """Have objects without a version doomed."""
+        return await self._collect(f"{self._metadata}/objects/doom")
+
+    async def purge_namespaces(self) -> int:
+        """Have removed namespaces purged."""
+        return await self._collect(f"{self._metadata}/namespaces/purge")
+
+    async def doomed(self) -> list[HousedObject]:
+        """Return doomed objects whose grace time is over."""
+        url = f"{self._metadata}/objects/doomed?limit={MAX_KEYS}"
+        return (await self._client.fetch("GET", url, HousedObjects)).items
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        """Say that these are no longer in S3."""
+        await self._client.call("POST", f"{self._metadata}/objects/forget", Forgotten(ids=list(ids)))
+
+    async def unverified(self) -> list[HousedObject]:
+        """Return live objects that nobody has verified yet."""
+        url = f"{self._metadata}/objects/unverified?limit={MAX_KEYS}"
+        return (await self._client.fetch("GET", url, HousedObjects)).items
+
+    async def verified(self, object_id: str, *, ok: bool) -> None:
+        """Report what reading an object gave."""
+        url = f"{self._metadata}/objects/{object_id}/verification"
+        await self._client.call("POST", url, Verification(ok=ok))
+
+    async def known_keys(self, keys: Sequence[str]) -> set[str]:
+        """Return those keys that a session or an object has.
+
+        Sessions are asked first: one that ends in between has its object by then.
+        """
+        asked = KnownUploads(keys=list(keys))
+        sessions = await self._client.fetch("POST", f"{self._upload}/uploads/known", Known, asked)
+        objects = await self._client.fetch(
+            "POST", f"{self._metadata}/objects/known", Known, KnownObjects(keys=list(keys))
+        )
+        return {*sessions.keys, *objects.keys}
+
+    async def known_multiparts(self, s3_upload_ids: Sequence[str]) -> set[str]:
+        """Return those multipart uploads that belong to a session."""
+        asked = KnownUploads(s3_upload_ids=list(s3_upload_ids))
+        known = await self._client.fetch("POST", f"{self._upload}/uploads/known", Known, asked)
+        return set(known.s3_upload_ids)
+
+    async def _collect(self, url: str) -> int:
+        return (await self._client.fetch("POST", url, Collected)).done

@@ -1,0 +1,173 @@
+"""Operations on content: commit an uploaded file, restore a version, give up corrupt bytes."""
+
+from dataclasses import replace
+
+from libs.contracts.events import FileCommitted, FileDeleted, FileUpdated, UploadedObject
+from libs.contracts.tree import CommitTarget, Kind
+from services.metadata.domain.batch import Batch, RefusedError
+from services.metadata.domain.model import CommitFile, CondemnObject, Node, Object, RestoreVersion, Version
+from services.metadata.domain.structure import check_name_free, check_parent, existing, live
+from services.metadata.domain.tree import Tree
+
+
+def commit_file(batch: Batch, op: CommitFile) -> Node:
+    """Make the uploaded bytes a new version of a node or a new file; an entry commits once."""
+    done = batch.tree.version(op.version_id)
+    if done is not None:
+        return existing(batch.tree, done.node_id)
+    target = op.entry.target
+    base = _new_file(batch, target) if target.node_id is None else _base_of(batch, target)
+    stored = _object_for(batch, op.entry.object)
+    return _put_version(batch, base, stored, _draft(op, base, batch))
+
+
+def _new_file(batch: Batch, target: CommitTarget) -> Node:
+    parent_id, name = target.parent_id, target.name
+    if parent_id is None or name is None:
+        raise RefusedError("invalid_target")
+    check_parent(batch, parent_id)
+    check_name_free(batch.tree, parent_id, name)
+    return Node(batch.new_id(), batch.tree.namespace_id, parent_id, name, Kind.FILE)
+
+
+def _base_of(batch: Batch, target: CommitTarget) -> Node:
+    """Return the node to which the version is added, or refuse."""
+    tree = batch.tree
+    node = existing(tree, target.node_id or "")
+    if node.kind is not Kind.FILE:
+        raise RefusedError("not_a_file", node)
+    if node.deleted and not target.undelete:
+        raise RefusedError("node_deleted", node)
+    if node.version_id != target.base_version_id:
+        raise RefusedError("version_conflict", node)
+    if tree.buried(node.parent_id):
+        raise RefusedError("parent_deleted")
+    if node.deleted:
+        check_name_free(tree, node.parent_id, node.name)
+    return node
+
+
+def _object_for(batch: Batch, uploaded: UploadedObject) -> Object:
+    """Return the object to refer to: one that is there and live, or a new one there is room for."""
+    found = batch.object(uploaded.id)
+    if found is not None:
+        if not _usable(batch.tree, found) or found.content_hash != uploaded.content_hash:
+            raise RefusedError("object_gone")
+        if found.id not in batch.objects:
+            batch.touched.add(found.id)
+        return found
+    if uploaded.existing:
+        raise RefusedError("object_gone")
+    if not batch.has_room(uploaded.size):
+        raise RefusedError("quota_exceeded")
+    new = Object(
+        uploaded.id, batch.tree.namespace_id, uploaded.key, uploaded.size, uploaded.content_hash,
+        verified=uploaded.verified,
+    )  # fmt: skip
+    batch.add_object(new)
+    return new
+
+
+def _usable(tree: Tree, stored: Object) -> bool:
+    return stored.live and not stored.corrupt and stored.namespace_id == tree.namespace_id
+
+
+def _draft(op: CommitFile, node: Node, batch: Batch) -> Version:
+    target = op.entry.target
+    uploaded = op.entry.object
+    return _version(batch, node, op.version_id, uploaded.id, mtime_ns=target.mtime_ns, executable=target.executable,
+                    upload_id=op.upload.id, entry=op.entry.index)  # fmt: skip
+
+
+def _version(
+    batch: Batch, node: Node, version_id: str, object_id: str, *, mtime_ns: int, executable: bool,
+    upload_id: str | None = None, entry: int | None = None,
+) -> Version:  # fmt: skip
+    actor = batch.actor
+    return Version(
+        id=version_id,
+        node_id=node.id,
+        namespace_id=node.namespace_id,
+        object_id=object_id,
+        size=0,
+        content_hash="",
+        mtime_ns=mtime_ns,
+        executable=executable,
+        parent_version_id=node.version_id,
+        user_id=actor.user_id,
+        device_id=actor.device_id,
+        device=actor.device,
+        upload_id=upload_id,
+        entry=entry,
+        epoch=batch.start.epoch,
+        seq=0,
+        created_us=0,
+    )
+
+
+def _put_version(batch: Batch, node: Node, stored: Object, draft: Version) -> Node:
+    version = replace(draft, size=stored.size, content_hash=stored.content_hash)
+    row = batch.put(FileCommitted, replace(_showing(node, version), deleted=False))
+    batch.add_version(version)
+    return row
+
+
+def _showing(node: Node, version: Version) -> Node:
+    """Return the node with this version as its current one."""
+    return replace(
+        node,
+        version_id=version.id,
+        size=version.size,
+        content_hash=version.content_hash,
+        mtime_ns=version.mtime_ns,
+        executable=version.executable,
+        epoch=version.epoch,
+    )
+
+
+def restore_version(batch: Batch, op: RestoreVersion) -> Node:
+    """Make an old version current again as a new version on the same object."""
+    tree = batch.tree
+    node = live(tree, op.node_id)
+    if node.kind is not Kind.FILE:
+        raise RefusedError("not_a_file", node)
+    old = tree.version(op.version_id)
+    if old is None or old.node_id != node.id:
+        raise RefusedError("not_found")
+    if op.base_version_id not in {None, node.version_id}:
+        raise RefusedError("version_conflict", node)
+    if tree.buried(node.parent_id):
+        raise RefusedError("parent_deleted")
+    if old.id == node.version_id:
+        return node
+    stored = tree.object(old.object_id)
+    if stored is None or old.corrupt or not _usable(tree, stored):
+        raise RefusedError("object_gone", detail="The bytes of this version are gone")
+    batch.touched.add(stored.id)
+    draft = _version(
+        batch, node, batch.new_id(), stored.id, mtime_ns=old.mtime_ns, executable=old.executable
+    )
+    return _put_version(batch, node, stored, draft)
+
+
+def condemn_object(batch: Batch, op: CondemnObject) -> Node | None:
+    """Mark the object's versions corrupt; each file that shows one goes back to its last good one.
+
+    A file without any good version is deleted: there is nothing to show.
+    """
+    batch.condemned.add(op.object_id)
+    corrupt = {version.id: version for version in batch.tree.uses(op.object_id)}
+    for version in corrupt.values():
+        node = batch.tree.node(version.node_id)
+        if node is not None and node.version_id == version.id:
+            _step_back(batch, node, set(corrupt))
+    return None
+
+
+def _step_back(batch: Batch, node: Node, corrupt: set[str]) -> None:
+    history = batch.tree.history(node.id)
+    good = next((version for version in history if not version.corrupt and version.id not in corrupt), None)
+    if good is not None:
+        batch.put(FileUpdated, _showing(node, good))
+    elif not node.deleted:
+        batch.put(FileDeleted, replace(node, deleted=True))

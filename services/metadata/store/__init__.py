@@ -1,0 +1,1 @@
+"""MongoDB: the collections that this service alone writes."""

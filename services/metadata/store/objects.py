@@ -1,0 +1,106 @@
+"""Objects: verification and the collection of garbage."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from libs.contracts.internal import HousedObject
+from libs.mongo.client import Database, Document, Session, in_transaction, translated
+from libs.mongo.names import COUNTERS, OBJECTS, USAGE, VERSIONS
+from services.metadata.domain.model import Object
+from services.metadata.store.documents import object_of
+
+_PIECE = 50
+_QUEUE = 1000
+
+
+class ObjectStore:
+    """The life of an object: live, perhaps verified, suspected to be garbage, doomed, forgotten."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._objects = database[OBJECTS]
+        self._clock = clock
+
+    async def get(self, object_id: str) -> Object | None:
+        """Return the object."""
+        with translated():
+            row = await self._objects.find_one({"_id": object_id})
+        return None if row is None else object_of(row)
+
+    async def verified(self, object_id: str) -> None:
+        """Believe the hash from now on; corrupt stays corrupt."""
+        believe = {"$set": {"verified": True}, "$unset": {"unverified_since": ""}}
+        with translated():
+            await self._objects.update_one({"_id": object_id, "corrupt": False}, believe)
+
+    async def unverified(self, limit: int) -> list[HousedObject]:
+        """Return live objects whose hash is only claimed, oldest first."""
+        rows = await self._queue("unverified_since", self._clock())
+        return [_housed(row) for row in rows if row["state"] == "live"][:limit]
+
+    async def doom(self, age: timedelta, limit: int) -> int:
+        """Doom suspects that no version has and nobody referred to for `age`; return how many."""
+        rows = await self._queue("suspect_at", self._clock())
+        done = 0
+        for row in rows[:limit]:
+            done += await self._judge(row["_id"], row["namespace_id"], self._clock() - age)
+        return done
+
+    async def _judge(self, object_id: str, namespace_id: str, before: datetime) -> int:
+        """Decide about one suspect in a transaction, so that no commit comes between."""
+
+        async def body(session: Session) -> int:
+            await self._database[COUNTERS].update_one({"_id": namespace_id}, {"$inc": {"lock": 1}}, session=session)
+            row = await self._objects.find_one({"_id": object_id, "state": "live"}, session=session)
+            if row is None:
+                return 0
+            if await self._database[VERSIONS].find_one({"object_id": object_id}, session=session) is not None:
+                await self._objects.update_one({"_id": object_id}, {"$unset": {"suspect_at": ""}}, session=session)
+                return 0
+            if row["last_ref_at"] > before:
+                return 0
+            await self._doom_one(session, row)
+            return 1
+
+        return await in_transaction(self._database, body)
+
+    async def _doom_one(self, session: Session, row: Document) -> None:
+        doom = {
+            "$set": {"state": "doomed", "doomed_at": self._clock()},
+            "$unset": {"suspect_at": "", "unverified_since": ""},
+        }
+        await self._objects.update_one({"_id": row["_id"]}, doom, session=session)
+        freed = {"$inc": {"used_bytes": -row["size"]}}
+        await self._database[USAGE].update_one({"_id": row["namespace_id"]}, freed, session=session)
+
+    async def doomed(self, grace: timedelta, limit: int) -> list[HousedObject]:
+        """Return objects doomed for longer than `grace`, oldest first."""
+        rows = await self._queue("doomed_at", self._clock() - grace)
+        return [_housed(row) for row in rows][:limit]
+
+    async def forget(self, object_ids: Sequence[str]) -> int:
+        """Delete the documents of doomed objects that are gone from S3; return how many."""
+        done = 0
+        for start in range(0, len(object_ids), _PIECE):
+            query = {"_id": {"$in": list(object_ids[start : start + _PIECE])}, "state": "doomed"}
+            with translated():
+                done += (await self._objects.delete_many(query)).deleted_count
+        return done
+
+    async def known(self, keys: Sequence[str]) -> list[str]:
+        """Return those of the keys that an object has, live or doomed."""
+        found: list[str] = []
+        for start in range(0, len(keys), _PIECE):
+            with translated():
+                rows = self._objects.find({"key": {"$in": list(keys[start : start + _PIECE])}}, {"key": 1})
+                found += [row["key"] for row in await rows.to_list(None)]
+        return found
+
+    async def _queue(self, field: str, until: datetime) -> list[Document]:
+        """Return the objects that wait in a queue of housekeeping (few, see the indexes), oldest first."""
+        with translated():
+            return await self._objects.find({field: {"$lte": until}}).sort(field, 1).limit(_QUEUE).to_list(None)
+
+
+def _housed(row: Document) -> HousedObject:
+    return HousedObject(id=row["_id"], key=row["key"], size=row["size"], content_hash=row["content_hash"])

@@ -1,0 +1,164 @@
+"""The upload session as a value."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from libs.contracts.api import UploadMode, UploadState
+from libs.contracts.ids import new_id
+from libs.contracts.tree import CommitTarget, ItemResult
+
+LIVE: Final = (UploadState.OPEN, UploadState.COMPLETING, UploadState.COMMITTING)
+"""States in which a session counts: against limits, for joining, as owner of what is in S3."""
+
+PENDING: Final = (UploadState.COMPLETING, UploadState.COMMITTING)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a session."""
+
+    index: int
+    mode: UploadMode
+    content_hash: str
+    size: int
+    path: str
+    object_id: str
+    key: str
+    """Under which S3 holds, or will hold, the bytes."""
+    verified: bool = False
+    """Whether S3 has checked the hash of the whole."""
+    sealed: bool = False
+    """Whether the bytes were seen in S3, whole, by a completion."""
+    attempt: int = 0
+    """The last completion that asked for it; 0: none has."""
+    target: CommitTarget | None = None
+    result: ItemResult | None = None
+    """What became of the last completion."""
+
+    @property
+    def committed(self) -> bool:
+        """Whether the entry is in the tree."""
+        return self.result is not None and self.result.ok
+
+    def needs_put(self) -> bool:
+        """Whether the client may still have to send the bytes in one request."""
+        return self.mode is UploadMode.PUT and not self.committed
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device of the account."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who asks: a device and its user."""
+
+    user_id: str
+    device: Device
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who joins the parts of a completing session, and until when that is believed."""
+
+    owner: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An upload session: bytes only. A session of one file has one entry, with index 0."""
+
+    id: str
+    user_id: str
+    namespace_id: str
+    batch: bool
+    state: UploadState
+    attempt: int
+    """Counts the completions, from 1."""
+    entries: tuple[Entry, ...]
+    size: int
+    key_prefix: str
+    """What the keys of all objects made by this session start with."""
+    device: Device
+    """The one that touched it last."""
+    devices: tuple[str, ...]
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime
+    part_size: int | None = None
+    parts_total: int = 0
+    parts_done: int = 0
+    """As clients have told; the truth is what S3 lists."""
+    s3_upload_id: str | None = None
+    lease: Lease | None = None
+    code: str | None = None
+    detail: str | None = None
+    missing: tuple[int, ...] = ()
+    """With code `parts_missing` or `bytes_missing`: which parts or entries."""
+
+    @property
+    def live(self) -> bool:
+        """Whether the session still counts."""
+        return self.state in LIVE
+
+    @property
+    def pending(self) -> bool:
+        """Whether a completion is under way."""
+        return self.state in PENDING
+
+    @property
+    def multipart(self) -> bool:
+        """Whether the bytes travel in parts."""
+        return self.entries[0].mode is UploadMode.MULTIPART
+
+    @property
+    def dedupe_key(self) -> str | None:
+        """By which devices of an account find the same session; none for batches."""
+        only = self.entries[0]
+        return (
+            None if self.batch else dedupe_key(self.user_id, self.namespace_id, only.content_hash, only.size)
+        )
+
+    def asked(self) -> tuple[Entry, ...]:
+        """Return the entries of the latest completion."""
+        return tuple(entry for entry in self.entries if entry.attempt == self.attempt > 0)
+
+    def with_entries(self, changed: Iterable[Entry]) -> "Session":
+        """Return the session with some entries replaced, found by their index."""
+        by_index = {entry.index: entry for entry in changed}
+        return replace(self, entries=tuple(by_index.get(entry.index, entry) for entry in self.entries))
+
+
+def dedupe_key(user_id: str, namespace_id: str, content_hash: str, size: int) -> str:
+    """Return what makes two announcements the same session."""
+    return f"{user_id}:{namespace_id}:{content_hash}:{size}"
+
+
+def new_prefix(namespace_id: str) -> str:
+    """Return a fresh random prefix for the keys of a session's objects."""
+    return f"t/{namespace_id}/{new_id()}"
+
+
+def key_of(prefix: str, index: int) -> str:
+    """Return the key of an entry's object.
+
+    All keys of a session share a prefix, so that one listing tells what S3 holds of hundreds.
+    """
+    return f"{prefix}-{index}"
+
+
+def prefix_of(key: str) -> str:
+    """Return the prefix of a key that `key_of` made."""
+    return key.rpartition("-")[0]
+
+
+def indexes(entries: Collection[Entry]) -> list[int]:
+    """Return the entries' indexes."""
+    return [entry.index for entry in entries]

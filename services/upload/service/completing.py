@@ -1,0 +1,209 @@
+"""Completing a session: bytes sealed, the commit announced, its answer waited for.
+
+    open ──claim──▶ completing ──sealed──▶ committing ──answer──▶ committed | failed | open
+                        └──bytes missing, S3 away──▶ open
+
+Each arrow is one conditional write on (state, attempt), so of two processes that drive the same
+session one wins and the other finds it done.
+"""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+from uuid import uuid4
+
+from libs.contracts.api import CompleteReply, UploadState
+from libs.contracts.errors import (
+    ConflictError,
+    LockstepError,
+    NotFoundError,
+    UnavailableError,
+    error_from_code,
+)
+from libs.contracts.tree import ItemResult
+from libs.runtime.backoff import Backoff
+from libs.runtime.logs import get_logger
+from services.upload.domain.completion import Plan, Targets, missing_error, plan, same_request, with_targets
+from services.upload.domain.session import Device, Lease, Session
+from services.upload.service import announce
+from services.upload.service.background import Background, repeating
+from services.upload.service.deps import Deps
+from services.upload.service.sealing import Sealing
+from services.upload.service.wakeups import Wakeups, woken
+
+log = get_logger("completing")
+
+_POLL: Final = Backoff(0.04, 0.2)
+_TRIES: Final = 5
+
+
+class Completing:
+    """Use cases of `POST /uploads/{id}/complete` and its batch form."""
+
+    def __init__(self, deps: Deps, sealing: Sealing, background: Background, wakeups: Wakeups) -> None:
+        self._deps = deps
+        self._sealing = sealing
+        self._background = background
+        self._wakeups = wakeups
+        self._process = uuid4().hex
+
+    async def complete(self, session: Session, device: Device, targets: Targets) -> CompleteReply:
+        """Commit entries of the session to their targets; safe to repeat.
+
+        Answers state `committing` when that takes longer than `commit_wait`. A refused single
+        session is raised as the error it was refused with; batches answer per entry.
+        """
+        deadline = _clock() + self._deps.settings.commit_wait
+        for _ in range(_TRIES):
+            if session.pending:
+                joined = same_request(session, targets)
+                session = await self._settled(session.id, deadline)
+                if joined or session.pending:
+                    return _reply(session, targets, joined=joined)
+            todo = plan(session, targets)
+            if not todo.asked:
+                return _answered(session, targets, todo)
+            _check_open(session)
+            claimed = await self._claim(session, device, todo.asked)
+            if claimed is not None:
+                return _reply(await self._drive_and_wait(claimed, deadline), targets, joined=True)
+            session = await self._get(session.id)
+        raise UnavailableError("The session changes too fast", retry_after=1)
+
+    async def _get(self, session_id: str) -> Session:
+        session = await self._deps.sessions.get(session_id)
+        if session is None:
+            raise NotFoundError
+        return session
+
+    async def _claim(self, session: Session, device: Device, asked: Targets) -> Session | None:
+        """Open → completing, with a lease for this process; None: another request was faster."""
+        claimed = replace(
+            with_targets(session, asked),
+            state=UploadState.COMPLETING,
+            device=device,
+            lease=self._lease(),
+            updated_at=self._deps.now(),
+        )
+        return claimed if await self._deps.sessions.change(session, claimed) else None
+
+    def _lease(self) -> Lease:
+        return Lease(self._process, self._deps.now() + timedelta(seconds=self._deps.settings.lease_seconds))
+
+    async def _drive_and_wait(self, session: Session, deadline: float) -> Session:
+        """Drive in the background, for joining thousands of parts can take minutes."""
+        driving = self._background.start(self.drive(session))
+        done, _ = await asyncio.wait({driving}, timeout=max(0.0, deadline - _clock()))
+        if done:
+            driving.result()
+        return await self._settled(session.id, deadline)
+
+    async def _settled(self, session_id: str, deadline: float) -> Session:
+        """Return the session once no completion is under way, or as it is at the deadline."""
+        with self._wakeups.waiting(session_id) as event:
+            polls = 0
+            while True:
+                session = await self._get(session_id)
+                left = deadline - _clock()
+                if not session.pending or left <= 0:
+                    return session
+                await woken(event, min(_POLL.delay(polls), left))
+                polls += 1
+
+    # Driving --------------------------------------------------------------------------------
+
+    async def take_over(self, session: Session) -> bool:
+        """Drive a completion on whose lease has lapsed; False: another process does."""
+        lease = self._lease()
+        taken = replace(session, lease=lease)
+        until = None if session.lease is None else session.lease.until
+        if not await self._deps.sessions.change(session, taken, **{"lease.until": until}):
+            return False
+        self._background.start(self.drive(taken))
+        return True
+
+    async def drive(self, session: Session) -> None:
+        """Completing → committing, or back to open when the bytes are not there.
+
+        Raises `UnavailableError` when S3 does not answer; the session is open again then.
+        """
+        try:
+            async with repeating(self._deps.settings.lease_seconds / 3, lambda: self._renew(session)):
+                sealed = await self._sealing.seal(session)
+        except LockstepError as error:
+            await self._release(session, error)
+            if not isinstance(error, ConflictError):
+                raise
+            return
+        after = replace(sealed, state=UploadState.COMMITTING, lease=None, updated_at=self._deps.now())
+        await self._deps.sessions.change(session, after, announce.completed(after))
+
+    async def _renew(self, session: Session) -> None:
+        renewed = replace(session, lease=self._lease())
+        await self._deps.sessions.change(session, renewed, **{"lease.owner": self._process})
+
+    async def _release(self, session: Session, error: LockstepError) -> None:
+        refused = isinstance(error, ConflictError)
+        after = replace(
+            session,
+            state=UploadState.OPEN,
+            lease=None,
+            updated_at=self._deps.now(),
+            code=error.code if refused else None,
+            detail=error.detail if refused else None,
+            missing=tuple(error.extra.get("missing", ())),
+        )
+        await self._deps.sessions.change(session, after)
+        self._wakeups.wake(session.id)
+
+    async def announce_again(self, session: Session) -> bool:
+        """Publish the wish to commit once more, under the same attempt."""
+        after = replace(session, updated_at=self._deps.now())
+        again = announce.completed(session)
+        return await self._deps.sessions.change(session, after, again, updated_at=session.updated_at)
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _check_open(session: Session) -> None:
+    if session.state is UploadState.FAILED:
+        raise ConflictError(session.detail or "", code="upload_failed")
+    if session.state is not UploadState.OPEN:
+        raise ConflictError(code="upload_not_open")
+
+
+def _reply(session: Session, targets: Targets, *, joined: bool) -> CompleteReply:
+    """Answer a request whose completion has ended, or is still under way."""
+    if not session.pending:
+        return _answered(session, targets, plan(session, targets))
+    if not joined:
+        raise ConflictError(code="commit_pending")
+    return CompleteReply(upload_id=session.id, state=session.state, location=f"/v1/uploads/{session.id}")
+
+
+def _answered(session: Session, targets: Targets, todo: Plan) -> CompleteReply:
+    entries = {entry.index: entry for entry in session.entries}
+    results = [todo.answered.get(index) or entries[index].result for index in sorted(targets)]
+    known = [result for result in results if result is not None]
+    if len(known) < len(results):
+        raise _unanswered(session)
+    if not session.batch:
+        _raise_refused(known[0])
+    return CompleteReply(upload_id=session.id, state=session.state, results=known)
+
+
+def _unanswered(session: Session) -> LockstepError:
+    """Return why the session is open again without results."""
+    if session.code in {"bytes_missing", "parts_missing"}:
+        return missing_error(session.code, list(session.missing))
+    if session.state is not UploadState.OPEN:
+        return ConflictError(code="upload_not_open")
+    return UnavailableError("The commit was put off", retry_after=2)
+
+
+def _raise_refused(result: ItemResult) -> None:
+    if result.code is not None:
+        raise error_from_code(result.code, result.detail or "", **result.error_extra())

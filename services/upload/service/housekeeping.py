@@ -1,0 +1,67 @@
+"""What the janitor asks for: expiry, driving on what is stuck, who owns what in S3."""
+
+from datetime import timedelta
+from typing import Final
+
+from libs.contracts.api import UploadState
+from libs.contracts.internal import Collected, Known, KnownUploads
+from services.upload.domain.session import prefix_of
+from services.upload.service.completing import Completing
+from services.upload.service.deps import Deps
+from services.upload.service.ending import Ending
+
+_BATCH: Final = 100
+_ENDED: Final = (UploadState.COMMITTED, UploadState.ABORTED, UploadState.EXPIRED, UploadState.FAILED)
+
+
+class Housekeeping:
+    """Use cases of `/internal/uploads/…`; each does a batch, the caller repeats while it helps."""
+
+    def __init__(self, deps: Deps, completing: Completing, ending: Ending) -> None:
+        self._deps = deps
+        self._completing = completing
+        self._ending = ending
+
+    async def expire(self) -> Collected:
+        """End open sessions whose time is over, and forget those that ended long ago."""
+        expiring = await self._deps.sessions.in_state(
+            UploadState.OPEN, "expires_at", self._deps.now(), _BATCH
+        )
+        done = [await self._ending.expire(session) for session in expiring]
+        return Collected(done=sum(done) + await self._purge())
+
+    async def _purge(self) -> int:
+        before = self._deps.now() - timedelta(seconds=self._deps.settings.keep_seconds)
+        ended = [
+            s.id
+            for state in _ENDED
+            for s in await self._deps.sessions.in_state(state, "updated_at", before, _BATCH)
+        ]
+        if ended:
+            await self._deps.parts.remove(ended)
+            await self._deps.sessions.remove(ended)
+        return len(ended)
+
+    async def redrive(self) -> Collected:
+        """Announce old commits again and take over completions whose process is gone."""
+        before = self._deps.now() - timedelta(seconds=self._deps.settings.redrive_seconds)
+        waiting = await self._deps.sessions.in_state(UploadState.COMMITTING, "updated_at", before, _BATCH)
+        again = [await self._completing.announce_again(session) for session in waiting]
+        now = self._deps.now()
+        lapsed = await self._deps.sessions.in_state(UploadState.COMPLETING, "lease.until", now, _BATCH)
+        taken = [await self._completing.take_over(session) for session in lapsed]
+        return Collected(done=sum(again) + sum(taken))
+
+    async def known(self, asked: KnownUploads) -> Known:
+        """Say which keys and multipart uploads belong to a live session.
+
+        Ask metadata after this and not before: what a session ceases to own in between, a
+        commit has made an object.
+        """
+        prefixes = {prefix_of(key) for key in asked.keys}
+        owners = await self._deps.sessions.owners("key_prefix", prefixes)
+        running = await self._deps.sessions.owners("s3_upload_id", asked.s3_upload_ids)
+        return Known(
+            keys=[key for key in asked.keys if prefix_of(key) in owners],
+            s3_upload_ids=[one for one in asked.s3_upload_ids if one in running],
+        )

@@ -1,0 +1,118 @@
+"""The S3 side of a multipart session: begun after the session's document, begun anew when lost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from libs.contracts.api import PartRow
+from libs.contracts.errors import ConflictError, NotFoundError
+from libs.contracts.parts import part_span
+from libs.runtime.logs import get_logger
+from libs.storage.port import PartToJoin, StoredPart
+from services.upload.domain.session import Session
+from services.upload.service.deps import Deps
+from services.upload.store.parts import PartNote
+
+log = get_logger("multiparts")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What S3 holds of a session: its parts of the right size, or the whole joined already."""
+
+    parts: dict[int, StoredPart]
+    joined: bool = False
+
+    def missing(self, session: Session, notes: Mapping[int, PartNote]) -> list[int]:
+        """Return the numbers of parts that are not there or whose digest nobody fixed."""
+        numbers = range(1, session.parts_total + 1)
+        return [number for number in numbers if number not in self.parts or number not in notes]
+
+
+class Multiparts:
+    """Multipart uploads of sessions."""
+
+    def __init__(self, deps: Deps) -> None:
+        self._deps = deps
+
+    async def ensure(self, session: Session) -> Session:
+        """Return the session with a multipart upload at S3. Raises `ConflictError` when it has ended."""
+        if not session.multipart or session.s3_upload_id is not None:
+            return session
+        key = session.entries[0].key
+        begun = await self._deps.objects.create_multipart(key)
+        after = replace(session, s3_upload_id=begun)
+        if await self._deps.sessions.change(session, after, s3_upload_id=None):
+            return after
+        await self._deps.objects.abort_multipart(key, begun)
+        return await self._winner(session)
+
+    async def _winner(self, session: Session) -> Session:
+        """Return what another request made of the session in the same instant."""
+        now = await self._deps.sessions.get(session.id)
+        if now is None or not now.live or now.s3_upload_id is None:
+            raise ConflictError(code="upload_not_open")
+        return now
+
+    async def held(self, session: Session) -> Held | None:
+        """Return what S3 holds; None: neither the multipart upload nor the whole object."""
+        if session.s3_upload_id is None:
+            return None
+        key = session.entries[0].key
+        parts = await self._deps.objects.list_parts(key, session.s3_upload_id)
+        if parts is not None:
+            return Held({part.number: part for part in parts if _fits(session, part)})
+        found = await self._deps.objects.head(key)
+        return Held({}, joined=True) if found is not None and found.size == session.size else None
+
+    async def revived(self, session: Session) -> tuple[Session, Held]:
+        """Return session and what S3 holds; a multipart upload that S3 has lost is begun anew."""
+        held = await self.held(session)
+        if held is not None:
+            return session, held
+        if session.s3_upload_id is not None:
+            session = await self._forget(session)
+        return await self.ensure(session), Held({})
+
+    async def _forget(self, session: Session) -> Session:
+        log.warning("S3 has lost a multipart upload", upload_id=session.id)
+        after = replace(session, s3_upload_id=None, parts_done=0)
+        if not await self._deps.sessions.change(session, after, s3_upload_id=session.s3_upload_id):
+            return await self._winner(session)
+        await self._deps.parts.reset(session)
+        return after
+
+    async def join(self, session: Session, held: Held, notes: Mapping[int, PartNote]) -> bool:
+        """Join the parts; False when S3 has lost them."""
+        if session.s3_upload_id is None:
+            return False
+        parts = [
+            PartToJoin(n, held.parts[n].etag, notes[n].digest) for n in range(1, session.parts_total + 1)
+        ]
+        try:
+            await self._deps.objects.complete_multipart(session.entries[0].key, session.s3_upload_id, parts)
+        except NotFoundError:
+            return False
+        return True
+
+    async def rows(self, session: Session, held: Held) -> list[PartRow]:
+        """Return the parts as the API shows them."""
+        notes = await self._deps.parts.of(session)
+        if held.joined:
+            return _all_rows(session, notes)
+        return [_row(part, notes) for _, part in sorted(held.parts.items())]
+
+
+def _fits(session: Session, part: StoredPart) -> bool:
+    if session.part_size is None or not 1 <= part.number <= session.parts_total:
+        return False
+    return part.size == part_span(session.size, session.part_size, part.number)[1]
+
+
+def _row(part: StoredPart, notes: Mapping[int, PartNote]) -> PartRow:
+    note = notes.get(part.number)
+    return PartRow(number=part.number, size=part.size, digest=None if note is None else note.digest)
+
+
+def _all_rows(session: Session, notes: Mapping[int, PartNote]) -> list[PartRow]:
+    numbers: Sequence[int] = range(1, session.parts_total + 1)
+    return [PartRow(number=n, size=notes[n].size, digest=notes[n].digest) for n in numbers if n in notes]

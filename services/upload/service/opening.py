@@ -1,0 +1,122 @@
+"""Opening sessions, and joining those that are open."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from libs.contracts.api import Upload, UploadMode, UploadState
+from libs.contracts.errors import QuotaError, RateLimitedError, UnavailableError
+from libs.contracts.ids import new_id
+from services.upload.domain.modes import Announced, StoredCopy, entry_of, mode_of, with_parts
+from services.upload.domain.session import Owner, Session, dedupe_key, new_prefix
+from services.upload.service import announce
+from services.upload.service.deps import Deps
+from services.upload.service.multiparts import Multiparts
+from services.upload.service.present import presign_puts, shown
+
+_TRIES: Final = 5
+"""Each further one means that the session found in between ended in between."""
+
+
+class Opening:
+    """Use cases of `POST /uploads` and `POST /uploads/batch`."""
+
+    def __init__(self, deps: Deps, multiparts: Multiparts) -> None:
+        self._deps = deps
+        self._multiparts = multiparts
+
+    async def single(
+        self, owner: Owner, namespace_id: str, file: Announced, throughput: int | None
+    ) -> Upload:
+        """Return the live session of these bytes, or open one.
+
+        Raises `QuotaError` ("file_too_large", "quota_exceeded") and `RateLimitedError`
+        "too_many_sessions".
+        """
+        self._check_size(file.size, self._deps.settings.max_file_bytes)
+        key = dedupe_key(owner.user_id, namespace_id, file.content_hash, file.size)
+        for _ in range(_TRIES):
+            session = await self._deps.sessions.live_of(key)
+            if session is not None:
+                return await self._join(session, owner)
+            session = with_parts(await self._draft(owner, namespace_id, [file]), self._deps.sizes, throughput)
+            await self._check_room(session)
+            if await self._deps.sessions.create(session, announce.started(session)):
+                return await self._shown(await self._multiparts.ensure(session))
+        raise UnavailableError("The session changes too fast", retry_after=1)
+
+    async def batch(self, owner: Owner, namespace_id: str, files: Sequence[Announced]) -> Upload:
+        """Open a session of many small files. Raises as `single` does."""
+        for file in files:
+            self._check_size(file.size, self._deps.settings.single_put_bytes)
+        session = replace(await self._draft(owner, namespace_id, files), batch=True)
+        await self._check_room(session)
+        await self._deps.sessions.create(session, announce.started(session))
+        return await self._shown(session)
+
+    def _check_size(self, size: int, most: int) -> None:
+        if size > most:
+            raise QuotaError(f"Files here can have {most} bytes at most", code="file_too_large")
+
+    async def _draft(self, owner: Owner, namespace_id: str, files: Sequence[Announced]) -> Session:
+        stored = await self._stored(namespace_id, files)
+        prefix, now = new_prefix(namespace_id), self._deps.now()
+        entries = tuple(
+            entry_of(
+                i,
+                file,
+                stored.get(file.content_hash),
+                prefix,
+                (new_id(), mode_of(file.size, self._deps.sizes)),
+            )
+            for i, file in enumerate(files)
+        )
+        return Session(
+            id=new_id(),
+            user_id=owner.user_id,
+            namespace_id=namespace_id,
+            batch=False,
+            state=UploadState.OPEN,
+            attempt=0,
+            entries=entries,
+            size=sum(file.size for file in files),
+            key_prefix=prefix,
+            device=owner.device,
+            devices=(owner.device.id,),
+            created_at=now,
+            updated_at=now,
+            expires_at=self._deps.expiry(),
+        )
+
+    async def _stored(self, namespace_id: str, files: Sequence[Announced]) -> Mapping[str, StoredCopy]:
+        hashes = list({file.content_hash for file in files})
+        rows = await self._deps.views.stored(namespace_id, hashes)
+        return {name: StoredCopy(row["_id"], row["key"], row["size"]) for name, row in rows.items()}
+
+    async def _check_room(self, session: Session) -> None:
+        settings = self._deps.settings
+        if await self._deps.sessions.count_live(session.user_id) >= settings.max_open_sessions:
+            raise RateLimitedError(code="too_many_sessions", retry_after=60)
+        new_bytes = sum(entry.size for entry in session.entries if entry.mode is not UploadMode.STORED)
+        if settings.quota_bytes is None or new_bytes == 0:
+            return
+        used = await self._deps.views.used_bytes(session.namespace_id)
+        reserved = await self._deps.views.reserved_bytes(session.user_id)
+        if used + reserved + new_bytes > settings.quota_bytes:
+            raise QuotaError(code="quota_exceeded")
+
+    async def _join(self, session: Session, owner: Owner) -> Upload:
+        """Hand the session to a device of the account, with what is left to do."""
+        if session.state is not UploadState.OPEN:
+            return shown(session)
+        now, expires_at = self._deps.now(), self._deps.expiry()
+        await self._deps.sessions.touch(session.id, owner.device, now, expires_at)
+        joined = replace(session, device=owner.device, updated_at=now, expires_at=expires_at)
+        return await self._shown(joined)
+
+    async def _shown(self, session: Session) -> Upload:
+        if session.multipart:
+            session, held = await self._multiparts.revived(session)
+            return shown(session, parts=await self._multiparts.rows(session, held))
+        to_send = [entry for entry in session.entries if entry.needs_put()]
+        return shown(session, puts=await presign_puts(self._deps.objects, to_send))

@@ -1,0 +1,100 @@
+"""What clients ask for while they send: URLs, and the noting of parts that are sent."""
+
+from collections.abc import Mapping, Sequence
+
+from libs.contracts.api import SignedRequest, Upload, UploadState
+from libs.contracts.errors import ConflictError, InvalidRequestError
+from libs.contracts.parts import part_span
+from services.upload.domain.completion import missing_error
+from services.upload.domain.session import Device, Entry, Session
+from services.upload.service.deps import Deps
+from services.upload.service.multiparts import Multiparts
+from services.upload.service.present import presign_puts, request_of, shown
+from services.upload.store.parts import PartNote
+
+Digests = Mapping[int, str]
+"""Part number → SHA-256 of the part, in hex."""
+
+
+class Transfers:
+    """Use cases of `POST /uploads/{id}/urls` and `/parts`."""
+
+    def __init__(self, deps: Deps, multiparts: Multiparts) -> None:
+        self._deps = deps
+        self._multiparts = multiparts
+
+    async def part_urls(self, session: Session, device: Device, digests: Digests) -> dict[int, SignedRequest]:
+        """Presign parts, each bound to its length and digest.
+
+        Raises `ConflictError` "part_digest_fixed" when another digest was given before.
+        """
+        _check_open(session)
+        _check_numbers(session, digests)
+        notes = await self._deps.parts.fix_digests(session, digests)
+        _check_digests(notes, digests)
+        session = await self._multiparts.ensure(session)
+        await self._touch(session, device)
+        return {note.number: await self._part_url(session, note) for note in notes.values()}
+
+    async def _part_url(self, session: Session, note: PartNote) -> SignedRequest:
+        key, upload = session.entries[0].key, session.s3_upload_id or ""
+        signed = await self._deps.objects.presign_part(
+            key, upload, note.number, size=note.size, sha256=note.digest
+        )
+        return request_of(signed)
+
+    async def entry_urls(
+        self, session: Session, device: Device, indexes: Sequence[int]
+    ) -> dict[int, SignedRequest]:
+        """Presign the PUTs of entries again."""
+        _check_open(session)
+        entries = [_entry_to_put(session, index) for index in dict.fromkeys(indexes)]
+        await self._touch(session, device)
+        return await presign_puts(self._deps.objects, entries)
+
+    async def record(self, session: Session, device: Device, digests: Digests) -> Upload:
+        """Note parts as sent: a hint for people and other devices. What counts is what S3 lists.
+
+        Raises `ConflictError` "parts_missing" for parts that no URL was asked for, or
+        "part_digest_fixed".
+        """
+        _check_open(session)
+        _check_numbers(session, digests)
+        notes = await self._deps.parts.of(session, list(digests))
+        unknown = sorted(set(digests) - set(notes))
+        if unknown:
+            raise missing_error("parts_missing", unknown)
+        _check_digests(notes, digests)
+        after = await self._deps.parts.record(session, list(digests), device, self._deps.now())
+        return shown(after)
+
+    async def _touch(self, session: Session, device: Device) -> None:
+        await self._deps.sessions.touch(session.id, device, self._deps.now(), self._deps.expiry())
+
+
+def _check_open(session: Session) -> None:
+    if session.state is not UploadState.OPEN:
+        raise ConflictError(code="upload_not_open")
+
+
+def _check_numbers(session: Session, digests: Digests) -> None:
+    if not session.multipart:
+        raise InvalidRequestError("The bytes of this session do not travel in parts")
+    for number in digests:
+        try:
+            part_span(session.size, session.part_size or 1, number)
+        except ValueError as error:
+            raise InvalidRequestError(f"Parts have numbers from 1 to {session.parts_total}") from error
+
+
+def _check_digests(notes: Mapping[int, PartNote], digests: Digests) -> None:
+    differing = sorted(number for number, digest in digests.items() if notes[number].digest != digest)
+    if differing:
+        raise ConflictError(code="part_digest_fixed", parts=differing[:100])
+
+
+def _entry_to_put(session: Session, index: int) -> Entry:
+    entry = next((entry for entry in session.entries if entry.index == index), None)
+    if entry is None or not entry.needs_put():
+        raise InvalidRequestError(f"Entry {index} has nothing to send in one request")
+    return entry

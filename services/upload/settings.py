@@ -1,0 +1,44 @@
+"""Settings of the upload service."""
+
+from pydantic import Field
+
+from libs.contracts.limits import (
+    BASE_PART_BYTES,
+    MAX_FILE_BYTES,
+    MAX_OPEN_SESSIONS,
+    S3_MIN_PART_BYTES,
+    SINGLE_PUT_BYTES,
+)
+from libs.runtime.settings import BusSettings, MongoSettings, ProcessSettings, S3Settings, TokenSettings
+
+_DAY = 24 * 3600.0
+
+
+class Settings(ProcessSettings, MongoSettings, BusSettings, S3Settings, TokenSettings):
+    """Read once in `__main__`."""
+
+    single_put_bytes: int = Field(default=SINGLE_PUT_BYTES, ge=0)
+    """Files up to this size travel in one PUT, larger ones in parts."""
+    part_bytes: int = Field(default=BASE_PART_BYTES, ge=S3_MIN_PART_BYTES)
+    """The smallest part that is chosen; parts grow with the file and the client's throughput."""
+    max_file_bytes: int = Field(default=MAX_FILE_BYTES, ge=0, le=MAX_FILE_BYTES)
+    max_open_sessions: int = Field(default=MAX_OPEN_SESSIONS, ge=1)
+    """Of one user."""
+    quota_bytes: int | None = Field(default=None, ge=0)
+    """Bytes each user may hold, open sessions included; none by default."""
+    session_seconds: float = Field(default=7 * _DAY, gt=0)
+    """How long an open session lives without being touched."""
+    keep_seconds: float = Field(default=7 * _DAY, gt=0)
+    """How long an ended session can still be read, so that a lost answer can be asked for again."""
+    commit_wait: float = Field(default=5.0, ge=0)
+    """Seconds a completing request waits for the commit before it is answered 202."""
+    lease_seconds: float = Field(default=60.0, gt=0)
+    """How long the process that joins the parts is believed to be alive without a sign of it."""
+    redrive_seconds: float = Field(default=60.0, ge=0)
+    """Age at which a commit that nobody answered is announced again."""
+    s3_trust_checksums: bool = True
+    """Whether S3 refuses a PUT whose body does not have the SHA-256 that its URL is bound to.
+
+    Amazon S3, SeaweedFS and MinIO do. With an S3 that ignores `x-amz-checksum-sha256` set it to
+    false: then whole objects count as unverified until the janitor has read and hashed them.
+    """

@@ -1,0 +1,139 @@
+"""The collection `upload_parts`: one row per part of a multipart session."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pymongo.errors import BulkWriteError
+
+from libs.contracts.events import PartCompleted
+from libs.contracts.parts import part_span
+from libs.mongo.client import Database, Document, translated
+from libs.mongo.names import UPLOAD_PARTS
+from libs.mongo.outbox import Outbox, Transaction
+from services.upload.domain.session import Device, Session
+from services.upload.store.sessions import SessionStore
+
+
+@dataclass(frozen=True, slots=True)
+class PartNote:
+    """A part as it was announced: its digest is fixed by the first who names it."""
+
+    number: int
+    digest: str
+    size: int
+    done: bool
+
+
+class PartStore:
+    """Digests of parts, and which of them clients have told to be done."""
+
+    def __init__(self, database: Database, outbox: Outbox, sessions: SessionStore) -> None:
+        self._collection = database[UPLOAD_PARTS]
+        self._outbox = outbox
+        self._sessions = sessions
+
+    async def fix_digests(self, session: Session, digests: Mapping[int, str]) -> dict[int, PartNote]:
+        """Write digests that nobody has named yet and return the notes that hold now.
+
+        Write-once by the row's key: of two devices that differ, the first is kept.
+        """
+        known = await self.of(session, list(digests))
+        rows = [_row(session, number, digest) for number, digest in digests.items() if number not in known]
+        if not rows:
+            return known
+        try:
+            with translated():
+                await self._collection.insert_many(rows, ordered=False)
+        except BulkWriteError as error:
+            if any(failure.get("code") != _DUPLICATE for failure in error.details["writeErrors"]):
+                raise
+        return await self.of(session, list(digests))
+
+    async def of(self, session: Session, numbers: Sequence[int] | None = None) -> dict[int, PartNote]:
+        """Return the notes of these parts, or of all."""
+        query: Document = {"upload_id": session.id}
+        if numbers is not None:
+            query = {"_id": {"$in": [_key(session.id, number) for number in numbers]}}
+        with translated():
+            rows = await self._collection.find(query).to_list(None)
+        return {
+            row["number"]: PartNote(row["number"], row["digest"], row["size"], row["done"]) for row in rows
+        }
+
+    async def record(
+        self, session: Session, numbers: Sequence[int], device: Device, now: datetime
+    ) -> Session:
+        """Note that parts are done, announce each that was not yet, return the session after it."""
+
+        async def body(transaction: Transaction) -> Session:
+            keys = [_key(session.id, number) for number in numbers]
+            rows = await self._collection.find({"_id": {"$in": keys}}, session=transaction.session).to_list(
+                None
+            )
+            fresh = sorted((row for row in rows if not row["done"]), key=_number)
+            if not fresh:
+                return session
+            update = {"$set": {"done": True}}
+            fresh_keys = [row["_id"] for row in fresh]
+            await self._collection.update_many(
+                {"_id": {"$in": fresh_keys}}, update, session=transaction.session
+            )
+            after = await self._sessions.count_part(session.id, len(fresh), now, transaction.session)
+            before = after.parts_done - len(fresh)
+            await transaction.emit(
+                *(_event(after, row, device, before + i) for i, row in enumerate(fresh, 1))
+            )
+            return after
+
+        return await self._outbox.transact(body)
+
+    async def reset(self, session: Session) -> None:
+        """Note that no part is done: what S3 held of them is gone."""
+        with translated():
+            await self._collection.update_many({"upload_id": session.id}, {"$set": {"done": False}})
+
+    async def remove(self, ids: Sequence[str]) -> None:
+        """Delete the rows of ended sessions."""
+        with translated():
+            await self._collection.delete_many({"upload_id": {"$in": list(ids)}})
+
+
+_DUPLICATE = 11000
+
+
+def _key(upload_id: str, number: int) -> str:
+    return f"{upload_id}:{number}"
+
+
+def _number(row: Document) -> int:
+    return int(row["number"])
+
+
+def _row(session: Session, number: int, digest: str) -> Document:
+    _, size = part_span(session.size, session.part_size or 1, number)
+    return {
+        "_id": _key(session.id, number),
+        "upload_id": session.id,
+        "number": number,
+        "digest": digest,
+        "size": size,
+        "done": False,
+    }
+
+
+def _event(session: Session, row: Document, device: Device, parts_done: int) -> PartCompleted:
+    return PartCompleted(
+        namespace_id=session.namespace_id,
+        user_id=session.user_id,
+        device_id=device.id,
+        device_name=device.name,
+        upload_id=session.id,
+        number=row["number"],
+        size=row["size"],
+        digest=row["digest"],
+        parts_done=parts_done,
+        parts_total=session.parts_total,
+        total_size=session.size,
+        path=session.entries[0].path,
+    )
