@@ -12,7 +12,7 @@ ARGS ?=
 LOCK := var/lock-venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links $(ARGS)
 
-.PHONY: help up down ps logs dlq new-epoch test check fmt format-check lint types imports lock venv
+.PHONY: help demo up down ps logs dlq new-epoch test check fmt format-check lint types imports lock venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ $(STAMP): pyproject.toml requirements.lock
 	@touch $@
 
 venv: $(STAMP) ## make .venv, with everything the other commands need
+
+demo: $(STAMP) ## start everything, sync a real tree between two devices, show what happens, stop
+	@$(PY) -m deploy.local.demo
 
 up: $(STAMP) ## start the stack in the background; returns when it is ready
 	@$(STACK) up

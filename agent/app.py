@@ -7,50 +7,243 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from agent.actions import Download, Upload
+from agent.credentials import CredentialStore
 from agent.disk import Disk
 from agent.engine import Engine, HaltedError, Options, Parts
-from agent.errors import ExitCode, LocalError, worst
-from agent.executor.work import Tally
+from agent.errors import LocalError
+from agent.guard import Halt
+from agent.progress import OnProgress, Progress, ignore
 from agent.push import pushes
 from agent.remote import open_api
-from agent.settings import Settings
-from agent.state import State, StateTooNewError
+from agent.settings import Settings, read_choices
+from agent.state import Problem, State, StateTooNewError, Summary, read_summary
+from agent.status import AgentStatus, PathProblem, SyncReport
 from agent.transfer import open_transfer
 from agent.watcher import Watcher, WatchLimitError
-from libs.contracts.errors import LockstepError
+from libs.contracts.errors import LockstepError, UnauthenticatedError
 from libs.contracts.ids import new_id
 from libs.runtime.logs import get_logger
 
 log = get_logger("app")
 
 
-@dataclass(slots=True)
-class SyncReport:
-    """How a run ended, as `sync --json` prints it."""
+async def run_sync(
+    settings: Settings, folder: Path, *, allow_mass_delete: bool = False, on_progress: OnProgress = ignore
+) -> SyncReport:
+    """One two-way run until folder and server are in step; how it ended is in the report.
 
-    in_step: bool = False
-    uploaded_files: int = 0
-    downloaded_files: int = 0
-    uploaded_bytes: int = 0
-    downloaded_bytes: int = 0
-    api_bytes: int = 0
-    conflicts: int = 0
-    deleted: int = 0
-    moved: int = 0
-    problems: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-    halted: dict[str, str] | None = None
-    error: dict[str, str] | None = None
+    Raises `LocalError` when it cannot begin ("already_running", "not_signed_in", …).
+    """
+    started = time.monotonic()
+    options = Options(allow_mass_delete=allow_mass_delete)
+    async with open_parts(settings, folder, options) as parts:
+        _Meter(parts, on_progress)
+        async with asyncio.TaskGroup() as tasks:
+            engine = Engine(parts, tasks)
+            halt, failure = await _outcome(engine)
+            engine.executor.cancel()
+        report = _report(parts, engine, started, halt, failure)
+        parts.state.put("synced_at", str(time.time()))
+        _save_phase(parts.state, engine, "stopped", halt)
+        return report
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields for printing."""
-        return asdict(self)
+
+async def _outcome(engine: Engine) -> tuple[Halt | None, LockstepError | None]:
+    """Run once and return what stopped it: a guard, or an error."""
+    try:
+        await engine.run_once()
+    except HaltedError as error:
+        return error.halt, None
+    except LockstepError as error:
+        return None, error
+    else:
+        return None, None
+
+
+async def run_agent(
+    settings: Settings, folder: Path, *, allow_mass_delete: bool = False, on_progress: OnProgress = ignore
+) -> SyncReport:
+    """Keep folder and server in step until cancelled, or until the device is no longer linked.
+
+    Raises `LocalError` as `run_sync`.
+    """
+    started = time.monotonic()
+    options = Options(allow_mass_delete=allow_mass_delete)
+    async with open_parts(settings, folder, options) as parts:
+        _Meter(parts, on_progress)
+        async with asyncio.TaskGroup() as tasks:
+            engine = Engine(parts, tasks)
+            options.on_status = lambda phase, halt: _save_phase(parts.state, engine, phase, halt)
+            hints = [
+                tasks.create_task(_watch(parts, engine, folder), name="watch"),
+                tasks.create_task(_listen(parts, engine), name="push"),
+                tasks.create_task(engine.every(settings.poll_seconds, engine.feed_due), name="poll"),
+                tasks.create_task(engine.every(settings.rescan_seconds, engine.touch_all), name="rescan"),
+            ]
+            try:
+                failure = await engine.run()
+            finally:
+                engine.executor.cancel()
+                for task in hints:
+                    task.cancel()
+                _save_phase(parts.state, engine, "stopped", None)
+        return _report(parts, engine, started, None, failure)
+
+
+async def _watch(parts: Parts, engine: Engine, folder: Path) -> None:
+    """Hand on what the watcher sees; without one, look at everything again and again."""
+    try:
+        async with Watcher(folder) as watcher:
+            engine.touch_all()  # what changed before the watches stood
+            while True:
+                hint = await watcher.next()
+                engine.touch(None if hint.overflow else set(hint.paths))
+    except WatchLimitError as error:
+        log.warning("polling: the system's limit of watches is reached", detail=str(error))
+        await engine.every(parts.settings.unwatched_seconds, engine.touch_all)
+
+
+async def _listen(parts: Parts, engine: Engine) -> None:
+    """Hand on pushes; a device that is no longer let in shows at the next call of the engine."""
+    with suppress(UnauthenticatedError):
+        async for push in pushes(parts.api, parts.settings, lambda: engine.feed.cursor):
+            engine.pushed(push)
+    engine.feed_due()
+
+
+class _Meter:
+    """Adds up what is to travel and what has travelled, for the progress display."""
+
+    def __init__(self, parts: Parts, on_progress: OnProgress) -> None:
+        self._tally = parts.transfer.tally
+        self._tell = on_progress
+        self._total = 0
+        self._items = 0
+        parts.options.on_plan = self._planned
+        self._tally.on_change = self._moved
+
+    def _planned(self, uploads: list[Upload], downloads: list[Download]) -> None:
+        left = sum(a.entry.stat.size for a in uploads) + sum(a.node.size for a in downloads)
+        self._total = self._bytes_done() + left
+        self._items = len(uploads) + len(downloads)
+        self._moved(0)
+
+    def _bytes_done(self) -> int:
+        return self._tally.uploaded_bytes + self._tally.downloaded_bytes
+
+    def _moved(self, _count: int) -> None:
+        self._tell(Progress("syncing", 0, self._items, self._bytes_done(), self._total))
+
+
+def _report(
+    parts: Parts, engine: Engine, started: float, halt: Halt | None, failure: LockstepError | None
+) -> SyncReport:
+    tally = engine.work.tally
+    return SyncReport(
+        uploaded_files=tally.uploaded_files,
+        downloaded_files=tally.downloaded_files,
+        uploaded_bytes=parts.transfer.tally.uploaded_bytes,
+        downloaded_bytes=parts.transfer.tally.downloaded_bytes,
+        api_bytes=parts.api.api_bytes,
+        conflicts=tally.conflicts,
+        deleted=tally.deleted,
+        moved=tally.moved,
+        problems=problems_of(parts.state, engine),
+        seconds=time.monotonic() - started,
+        halted=None if halt is None else halt.detail,
+        failure=failure,
+    )
+
+
+def problems_of(state: State, engine: Engine) -> tuple[PathProblem, ...]:
+    """Return every path that is not in step, with its reason."""
+    found = {
+        path: PathProblem(_printable(path), trouble.code, trouble.detail)
+        for path, trouble in engine.troubles.items()
+    }
+    for problem in state.problems.values():
+        found[problem.path] = _path_problem(problem)
+    return tuple(found[path] for path in sorted(found))
+
+
+def _path_problem(problem: Problem) -> PathProblem:
+    return PathProblem(_printable(problem.path), problem.code, problem.detail, problem.retry_at)
+
+
+def _printable(path: str) -> str:
+    return os.fsencode(path).decode(errors="replace")
+
+
+# What `status` shows --------------------------------------------------------------------------
+
+
+def _save_phase(state: State, engine: Engine, phase: str, halt: Halt | None) -> None:
+    """Keep where `status` finds it what the engine is doing, and what the last plan left alone."""
+    said = {
+        "phase": phase,
+        "at": time.time(),
+        "halted": None if halt is None else halt.detail,
+        "to_do": engine.to_do,
+        "troubles": [[_printable(p), t.code, t.detail] for p, t in sorted(engine.troubles.items())],
+    }
+    state.put("phase", json.dumps(said))
+
+
+def read_status(settings: Settings) -> AgentStatus:
+    """Return what this device knows, without asking the server and while an agent may run."""
+    credentials = CredentialStore(settings).load()
+    folder = read_choices(settings).folder
+    if credentials is None:
+        return AgentStatus(folder=folder)
+    linked = AgentStatus(
+        server=credentials.server,
+        device=credentials.device_name,
+        device_id=credentials.device_id,
+        folder=folder,
+        running=is_locked(settings.lock_path),
+    )
+    summary = read_summary(settings.state_path)
+    return linked if summary is None else _with_summary(linked, summary)
+
+
+def _with_summary(linked: AgentStatus, summary: Summary) -> AgentStatus:
+    said = json.loads(summary.phase or "{}")
+    problems = {path: PathProblem(path, code, detail) for path, code, detail in said.get("troubles", [])}
+    problems.update({_printable(p.path): _path_problem(p) for p in summary.problems})
+    if said.get("halted"):
+        problems[""] = PathProblem("", "halted", said["halted"])
+    return replace(
+        linked,
+        files=summary.files,
+        pending=int(said.get("to_do", 0)),
+        problems=tuple(problems[path] for path in sorted(problems)),
+        synced=summary.synced_at is not None or said.get("phase") == "in_step",
+    )
+
+
+def is_locked(path: Path) -> bool:
+    """Say whether an agent of this device runs."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
+# Opening --------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -62,7 +255,7 @@ async def open_parts(settings: Settings, folder: Path, options: Options) -> Asyn
             state = open_state(settings.state_path, credentials.namespace_id)
             disk = Disk(folder, trash_days=settings.trash_days)
             try:
-                await asyncio.to_thread(_adopt_root, state, disk, folder)
+                await asyncio.to_thread(adopt_root, state, disk, folder)
                 yield Parts(
                     settings=settings,
                     state=state,
@@ -77,176 +270,28 @@ async def open_parts(settings: Settings, folder: Path, options: Options) -> Asyn
                 state.close()
 
 
-async def run_sync(
-    settings: Settings,
-    folder: Path,
-    *,
-    allow_mass_delete: bool = False,
-    on_parts: Callable[[Parts], None] = lambda _parts: None,
-    options: Options | None = None,
-) -> tuple[SyncReport, ExitCode]:
-    """One two-way run until in step; returns the report and the exit code."""
-    started = time.monotonic()
-    options = options or Options()
-    options.allow_mass_delete = allow_mass_delete
-    async with open_parts(settings, folder, options) as parts:
-        on_parts(parts)
-        report = SyncReport()
-        code = ExitCode.DONE
-        async with asyncio.TaskGroup() as tasks:
-            engine = Engine(parts, tasks)
-            try:
-                await engine.run_once()
-            except HaltedError as halted:
-                report.halted = {"code": halted.halt.code, "detail": halted.halt.detail}
-                code = ExitCode.HALTED
-            except LockstepError as error:
-                report.error = {"code": error.code, "detail": error.detail}
-                code = _exit_code(error)
-            finally:
-                engine.executor.cancel()
-        _fill(report, parts, engine.work.tally, engine)
-        report.seconds = round(time.monotonic() - started, 3)
-        code = worst(code, ExitCode.PROBLEMS) if report.problems else code
-        report.in_step = code is ExitCode.DONE
-        save_status(parts.state, report)
-        return report, code
-
-
-async def run_agent(
-    settings: Settings,
-    folder: Path,
-    *,
-    allow_mass_delete: bool = False,
-    on_parts: Callable[[Parts], None] = lambda _parts: None,
-    options: Options | None = None,
-) -> None:
-    """Keep the folder in step until cancelled. Raises `UnauthenticatedError`."""
-    options = options or Options()
-    options.allow_mass_delete = allow_mass_delete
-    async with open_parts(settings, folder, options) as parts:
-        on_parts(parts)
-        async with asyncio.TaskGroup() as tasks:
-            engine = Engine(parts, tasks)
-            _report_status(parts, engine)
-            hints = [
-                tasks.create_task(_watch(parts, engine, folder), name="watch"),
-                tasks.create_task(_listen(parts, engine), name="push"),
-                tasks.create_task(engine.every(settings.poll_seconds, engine.feed_due), name="poll"),
-                tasks.create_task(
-                    engine.every(settings.rescan_seconds, lambda: engine.touch(None)), name="rescan"
-                ),
-            ]
-            try:
-                await engine.run()
-            finally:
-                engine.executor.cancel()
-                for task in hints:
-                    task.cancel()
-
-
-def _report_status(parts: Parts, engine: Engine) -> None:
-    """Keep `status` true while the agent runs."""
-    told = parts.options.on_status
-
-    def on_status(state: str, detail: str) -> None:
-        report = SyncReport()
-        _fill(report, parts, engine.work.tally, engine)
-        report.in_step = state == "in_step"
-        if state == "halted":
-            report.halted = {"code": "halted", "detail": detail}
-        save_status(parts.state, report, phase=state)
-        told(state, detail)
-
-    parts.options.on_status = on_status
-
-
-async def _watch(parts: Parts, engine: Engine, folder: Path) -> None:
-    """Hand on what the watcher sees; without one, look at everything again and again."""
-    try:
-        async with Watcher(folder) as watcher:
-            engine.touch(None)  # what changed before the watches stood
-            while True:
-                hint = await watcher.next()
-                engine.touch(None if hint.overflow else set(hint.paths))
-    except WatchLimitError as error:
-        log.warning("polling: the system's limit of watches is reached", detail=str(error))
-        await engine.every(parts.settings.unwatched_seconds, lambda: engine.touch(None))
-
-
-async def _listen(parts: Parts, engine: Engine) -> None:
-    async for push in pushes(parts.api, lambda: engine.feed.cursor, parts.settings):
-        engine.pushed(push)
-
-
-def _exit_code(error: LockstepError) -> ExitCode:
-    from agent.errors import exit_code_of  # noqa: PLC0415 — kept beside its only use
-
-    return exit_code_of(error)
-
-
-def _fill(report: SyncReport, parts: Parts, tally: Tally, engine: Engine) -> None:
-    report.uploaded_files = tally.uploaded_files
-    report.downloaded_files = tally.downloaded_files
-    report.conflicts = tally.conflicts
-    report.deleted = tally.deleted
-    report.moved = tally.moved
-    report.uploaded_bytes = parts.transfer.tally.uploaded_bytes
-    report.downloaded_bytes = parts.transfer.tally.downloaded_bytes
-    report.api_bytes = parts.api.api_bytes
-    report.problems = problems_of(parts.state, engine)
-
-
-def problems_of(state: State, engine: Engine) -> list[dict[str, Any]]:
-    """Return every path that is not in step, with its reason."""
-    found = {
-        path: {"path": _printable(path), "code": trouble.code, "detail": trouble.detail, "retry_at": None}
-        for path, trouble in engine.troubles.items()
-    }
-    for problem in state.problems.values():
-        found[problem.path] = {
-            "path": _printable(problem.path),
-            "code": problem.code,
-            "detail": problem.detail,
-            "retry_at": problem.retry_at,
-        }
-    return [found[path] for path in sorted(found)]
-
-
-def _printable(path: str) -> str:
-    return os.fsencode(path).decode(errors="replace")
-
-
-def save_status(state: State, report: SyncReport, *, phase: str = "stopped") -> None:
-    """Keep the last report where `status` finds it."""
-    with suppress(sqlite3.Error):
-        state.put(
-            "status", json.dumps({**report.as_json(), "phase": phase, "pid": os.getpid(), "at": time.time()})
-        )
-
-
-# Opening --------------------------------------------------------------------------------------
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of the device's state. Raises `LocalError` "already_running"."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
-                raise LocalError(code="already_running") from error
-            raise
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+    except OSError as error:
+        if error.errno in {errno.EWOULDBLOCK, errno.EACCES} and error.filename is None:
+            raise LocalError(code="already_running") from error
+        raise
     finally:
         os.close(fd)
 
 
 def open_state(path: Path, namespace_id: str) -> State:
-    """Open the memory of this account; damaged or of another account, it is set aside and made anew."""
+    """Open the memory of this account.
+
+    One that is damaged, or another account's, is set aside, and a new one is made: everything is
+    observed anew. Raises `LocalError` "state_too_new".
+    """
     try:
         state = State(path)
     except StateTooNewError as error:
@@ -273,12 +318,14 @@ def set_aside(path: Path, label: str) -> None:
             part.rename(path.with_name(f"{path.name}.{label}-{stamp}{suffix}"))
 
 
-def _adopt_root(state: State, disk: Disk, folder: Path) -> None:
-    """Mark a folder that was never synced by this device; one that was must carry its marker."""
-    if state.get("root_id") is not None:
+def adopt_root(state: State, disk: Disk, folder: Path) -> None:
+    """Mark a folder that this device never synced; one that it did must carry its marker."""
+    expected = state.get("root_id")
+    if expected is not None:
+        if disk.root_state().marker == expected:
+            disk.prepare()
         return
-    if not folder.exists():
-        folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     disk.prepare()
     marker = disk.marker()
     if marker is None:

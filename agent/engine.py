@@ -53,7 +53,7 @@ class Options:
     allow_mass_delete: bool = False
     on_plan: Callable[[list[Upload], list[Download]], None] = lambda _u, _d: None
     """Told of the transfers of each plan, for the progress display."""
-    on_status: Callable[[str, str], None] = lambda _state, _detail: None
+    on_status: Callable[[str, Halt | None], None] = lambda _phase, _halt: None
     """Told what the agent is doing: "in_step", "working", "offline", "halted"."""
 
 
@@ -78,15 +78,19 @@ class Engine:
         self._parts = parts
         self._state = parts.state
         self._wake = asyncio.Event()
-        self.work = Work(parts.state, parts.disk, parts.api, parts.transfer, parts.settings)
+        self.work = Work(parts.state, parts.disk, parts.api, parts.transfer, parts.settings, parts.device)
         self.executor = Executor(self.work, tasks, self._wake.set)
         self.feed = Feed(parts.state, parts.api, parts.namespace_id)
         self.observer = Observer(parts.state, parts.disk, parts.settings)
         self.troubles: dict[str, Trouble] = {}
         """Why paths are not in step, as the last plan said."""
+        self.to_do = 0
+        """Actions of the last plan."""
         self._feed_due = True
         self._allow_mass_delete = parts.options.allow_mass_delete
         self._revoked = False
+        self._patience = 0.0
+        """Seconds that one run still waits for files that are being written to."""
 
     # Hints --------------------------------------------------------------------------------
 
@@ -97,6 +101,10 @@ class Engine:
         else:
             self.observer.dirty |= paths
         self._wake.set()
+
+    def touch_all(self) -> None:
+        """Anything may have changed."""
+        self.touch(None)
 
     def feed_due(self) -> None:
         """The feed may have news."""
@@ -132,11 +140,10 @@ class Engine:
         while True:
             await self._observe()
             found = self._plan()
-            self.troubles = found.troubles
+            self.troubles, self.to_do = found.troubles, len(found.actions)
             if not found.actions:
                 return
             self._guard(found)
-            self._parts.options.on_status("working", f"{len(found.actions)} to do")
             self._announce(found.actions)
             self.work.progressed = False
             await self.executor.run(found, feed_seq=self.feed.seq)
@@ -170,15 +177,16 @@ class Engine:
     async def _scan(self) -> None:
         self._check_root()
         was_full = self.observer.full
-        while await asyncio.to_thread(self.observer.look):
-            self.observer.record()
+        while (scan := self.observer.begin()) is not None:
+            self.observer.record(await asyncio.to_thread(scan))
             self._check_root()
         if was_full:
             self._check_emptied()
 
     def _check_root(self) -> None:
-        root_id = self._state.get("root_id")
-        halt = root_halt(self._parts.disk.root_state(root_id), was_synced=root_id is not None)
+        found = self._parts.disk.root_state()
+        expected = self._state.get("root_id") or ""
+        halt = root_halt(found.kind.value, marker=found.marker, expected=expected)
         if halt is not None:
             self.observer.full = True
             raise HaltedError(halt)
@@ -195,7 +203,7 @@ class Engine:
         tree = identify(self._state.local, self._state.synced, root_id, self.observer.opaque)
         held = self.observer.held(root_id)
         trees = Trees(root_id, self._state.remote, tree, self._state.synced, held)
-        rules = Rules(self._parts.device, datetime.now(UTC).date(), self._parts.disk.fold)
+        rules = Rules(self._parts.device, datetime.now(UTC).date())
         return plan(trees, rules, self.suspended())
 
     def suspended(self) -> frozenset[str]:
@@ -226,6 +234,7 @@ class Engine:
     async def run_once(self) -> None:
         """Work until folder and server are in step, as far as they can be."""
         self._state.drop_problems(list(self._state.problems))
+        self._patience = self._parts.settings.changing_seconds
         while True:
             await self.converge()
             if self.executor.in_flight:
@@ -236,13 +245,24 @@ class Engine:
                 return
 
     async def _is_news(self) -> bool:
-        """Look once more at what was just written, and at the feed."""
-        if self.observer.recheck_at is not None:
+        """Look once more at what was just written, and at the feed.
+
+        A file that is being written to is given a while to come to rest.
+        """
+        recheck_at = self.observer.recheck_at
+        if recheck_at is not None:
+            if self._is_changing() and self._patience > 0:
+                pause = max(0.05, recheck_at - time())
+                self._patience -= pause
+                await asyncio.sleep(pause)
             self.observer.recheck()
         return bool(self.observer.dirty) or await self.feed.pull()
 
-    async def run(self) -> None:
-        """Keep the folder in step until cancelled. Raises `UnauthenticatedError`."""
+    def _is_changing(self) -> bool:
+        return any(trouble.code == "changing" for trouble in self.troubles.values())
+
+    async def run(self) -> UnauthenticatedError:
+        """Keep the folder in step until cancelled, or return why the device is not let in any more."""
         failures = 0
         self._state.drop_problems(list(self._state.problems))
         while True:
@@ -255,13 +275,15 @@ class Engine:
                 pause = self._until_next()
             except UnavailableError as error:
                 log.info("offline", detail=error.detail)
-                self._parts.options.on_status("offline", error.detail)
+                self._parts.options.on_status("offline", None)
                 self._feed_due = True
                 pause = _OFFLINE.delay(failures)
                 failures += 1
+            except UnauthenticatedError as error:
+                return error
             except HaltedError as error:
                 log.error("halted", code=error.halt.code, detail=error.halt.detail)  # noqa: TRY400 — not a failure
-                self._parts.options.on_status("halted", error.halt.detail)
+                self._parts.options.on_status("halted", error.halt)
                 pause = self._parts.settings.halt_seconds
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
@@ -270,7 +292,7 @@ class Engine:
     def _in_step(self) -> None:
         self._allow_mass_delete = False
         busy = self.executor.in_flight or self.troubles or self._state.problems
-        self._parts.options.on_status("working" if busy else "in_step", "")
+        self._parts.options.on_status("working" if busy else "in_step", None)
 
     def _until_next(self) -> float:
         """Return the seconds until something is to be looked at without a hint."""

@@ -25,6 +25,8 @@ AGENT_CODES: Final[dict[str, str]] = {
     "corrupt_upload": "The bytes arrived damaged at the store several times",
     "refused_by_store": "The store refused the transfer",
     "interrupted": "Interrupted",
+    "already_running": "Another sync or agent of this device is running",
+    "state_too_new": "The state was written by a newer version of the agent",
 }
 """Every code of the agent's own with its sentence."""
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 from agent.actions import Action, DeleteRemote, Download, RemoveLocal
@@ -23,29 +22,26 @@ class Halt:
     detail: str
 
 
-class RootState(Enum):
-    """What the disk says of the synced folder."""
-
-    PRESENT = "present"
-    MISSING = "missing"
-    NOT_A_FOLDER = "not_a_folder"
-    UNMARKED = "unmarked"
-    """It is there without the marker that the agent puts into it."""
-    OTHER = "other"
-    """It carries the marker of another root."""
+_ROOTS: Final = {
+    "missing": Halt("root_missing", "The sync folder is missing; is its disk mounted?"),
+    "not_a_folder": Halt("root_not_a_folder", "The sync folder is not a folder"),
+    "unreadable": Halt("root_unreadable", "The sync folder cannot be read"),
+}
 
 
-def root_halt(state: RootState, *, was_synced: bool) -> Halt | None:
-    """Halt when the folder is not the one that was synced before (a disk not mounted, say)."""
-    if state is RootState.NOT_A_FOLDER:
-        return Halt("root_not_a_folder", "The sync folder is not a folder")
-    if state is RootState.OTHER:
+def root_halt(kind: str, *, marker: str | None, expected: str) -> Halt | None:
+    """Halt when the folder is not the one that was synced before (a disk not mounted, say).
+
+    `kind` is what stands there: "folder", "missing", "not_a_folder" or "unreadable"; `marker`
+    what the agent's own file in it says, `expected` what it should say.
+    """
+    if kind in _ROOTS:
+        return _ROOTS[kind]
+    if marker is None:
+        return Halt("root_emptied", "The sync folder was emptied, replaced, or its disk is not mounted")
+    if marker != expected:
         return Halt("root_replaced", "The sync folder is another one than before")
-    if not was_synced or state is RootState.PRESENT:
-        return None
-    if state is RootState.MISSING:
-        return Halt("root_missing", "The sync folder is missing; is its disk mounted?")
-    return Halt("root_emptied", "The sync folder was emptied, replaced or is not mounted")
+    return None
 
 
 def emptied_halt(entries: int, synced_files: int, *, allowed: bool) -> Halt | None:

@@ -1,10 +1,12 @@
 """Keeping the local tree true: which paths to look at, and what the scanner said of them."""
 
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
-from agent.disk import Disk
+from agent.disk import Disk, DiskError, VanishedError
 from agent.ignore import IGNORE_FILE, IgnoreRules
 from agent.model import LocalEntry, RemoteNode, SyncedNode
 from agent.scanner import ScanResult, scan
@@ -15,6 +17,7 @@ from libs.runtime.logs import get_logger
 log = get_logger("observer")
 
 _DAY: Final = 86400.0
+_RULES_BYTES: Final = 1024 * 1024
 
 
 class Observer:
@@ -25,30 +28,33 @@ class Observer:
         self._disk = disk
         self._settings = settings
         self._ignored: dict[tuple[str, bool], bool] = {}
-        self.rules = IgnoreRules("")
+        self._text = ""
+        self.rules = IgnoreRules()
         self.opaque: frozenset[str] = frozenset()
         """Folders that could not be listed: nothing below them counts as gone."""
         self.dirty: set[str] = set()
         self.full = True
         """Whether everything has to be looked at."""
+        self._scope: set[str] | None = None
+        self._before: dict[str, LocalEntry] = {}
         self.recheck_at: float | None = None
         """When something written just now is to be looked at again (seconds since 1970)."""
 
-    def look(self) -> bool:
-        """Scan what is dirty; return whether the local tree changed. Blocks: call it in a thread."""
+    def begin(self) -> Callable[[], ScanResult] | None:
+        """Return the scan that is due, to be run in a thread, or None when nothing is dirty."""
         dirty = self._take_dirty()
         if dirty is not None and not dirty:
-            return False
-        result = scan(
+            return None
+        self._scope, self._before = dirty, dict(self._state.local)
+        return partial(
+            scan,
             self._disk,
-            self._state.local,
+            self._before,
             ignored=self.is_ignored,
             dirty=dirty,
             rehash=self._is_due,
             now=time.time(),
         )
-        self._pending = (dirty, result)
-        return True
 
     def _take_dirty(self) -> set[str] | None:
         if self.full or IGNORE_FILE in self.dirty:
@@ -60,22 +66,39 @@ class Observer:
 
     def _read_rules(self) -> None:
         """Read the ignore rules; when they changed, look at everything."""
-        rules = IgnoreRules(self._disk.read_text(IGNORE_FILE) or "")
-        if rules != self.rules:
-            self.rules = rules
+        text = self._current_text()
+        if text != self._text:
+            self._text = text
+            self.rules = IgnoreRules(text)
             self._ignored.clear()
             self.full = True
 
-    def record(self) -> bool:
-        """Record the last scan; return whether anything changed. Called on the loop's thread."""
-        dirty, result = self._pending
-        changed = [e for e in result.entries.values() if self._state.local.get(e.path) != e]
+    def _current_text(self) -> str:
+        """Return what the rules file says; while it cannot be read the rules stay as they are."""
+        try:
+            with self._disk.open_for_read(IGNORE_FILE) as opened:
+                return os.pread(opened.fd, _RULES_BYTES, 0).decode(errors="replace")
+        except VanishedError:
+            return ""
+        except DiskError as error:
+            log.warning("ignore rules cannot be read", code=error.code)
+            return self._text
+
+    def record(self, result: ScanResult) -> None:
+        """Record what the scan that `begin` gave found.
+
+        Paths that a transfer recorded while it ran are newer than the scan: they are looked at
+        once more instead.
+        """
+        local, before = self._state.local, self._before
+        outdated = {p for p in (*result.entries, *result.gone) if local.get(p) is not before.get(p)}
+        changed = [e for p, e in result.entries.items() if p not in outdated and local.get(p) != e]
         with self._state.transaction():
             self._state.put_local(changed)
-            self._state.drop_local(result.gone)
-        self.opaque = _opaque(self.opaque, dirty, result)
+            self._state.drop_local(path for path in result.gone if path not in outdated)
+        self.dirty |= outdated
+        self.opaque = _opaque(self.opaque, self._scope, result)
         self._plan_recheck(result)
-        return bool(changed or result.gone)
 
     def _plan_recheck(self, result: ScanResult) -> None:
         if result.recheck_at is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import aiohttp
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from agent.remote import Api, Call
 from agent.settings import Settings
@@ -156,9 +156,9 @@ async def pushes(api: Api, settings: Settings, cursor: Callable[[], str | None])
                     return
             detail, least = "The server closed the channel", 0.0
         except UnauthenticatedError as error:
-            if error.code != "token_expired":
+            if not channel.may_refresh(error):
                 raise
-            detail, least = error.detail, 0.0
+            continue
         except (LockstepError, aiohttp.ClientError, TimeoutError) as error:
             detail, least = _explained(error)
         delay = max(channel.pause(), least)
@@ -174,6 +174,7 @@ class _Channel:
         self._silence = 2.5 * settings.heartbeat_seconds
         self._backoff = Backoff(0.5, settings.push_retry_cap)
         self._failures = 0
+        self._expired = 0
         self._use_cursor = True
         self._stale: str | None = None
 
@@ -181,6 +182,11 @@ class _Channel:
         """Return how long to wait before the next connection, in seconds."""
         self._failures += 1
         return self._backoff.delay(self._failures - 1)
+
+    def may_refresh(self, error: UnauthenticatedError) -> bool:
+        """Whether another token may help: expired, and not right after a refresh."""
+        self._expired += 1
+        return error.code == "token_expired" and self._expired == 1
 
     async def listen(self, cursor: str | None) -> AsyncIterator[Push]:
         """Yield the pushes of one connection."""
@@ -213,7 +219,7 @@ class _Channel:
     async def _read(self, content: aiohttp.StreamReader) -> AsyncIterator[Push]:
         parser = SseParser()
         async for chunk in content.iter_any():
-            self._failures = 0
+            self._failures = self._expired = 0
             self._use_cursor = True
             self._api.transport.api_bytes += len(chunk)
             for sent in parser.feed(chunk):
@@ -234,11 +240,9 @@ def _explained(error: Exception) -> tuple[str, float]:
     return "The server fell silent" if isinstance(error, TimeoutError) else "The connection broke", 0.0
 
 
-def as_object(push: BaseModel, event: str) -> dict[str, object]:
-    """Return a push as one JSON object for people and scripts."""
-    return {"event": event, **push.model_dump(mode="json")}
-
-
-def event_name(push: Push) -> str | None:
-    """Return the name that the server gives to such a push; None for the channel's own."""
-    return next((name for name, model in _MODELS.items() if isinstance(push, model)), None)
+def as_object(push: Push) -> dict[str, object] | None:
+    """Return a push as one JSON object with its event's name; None for the channel's own."""
+    for name, model in _MODELS.items():
+        if isinstance(push, model):
+            return {"event": name, **push.model_dump(mode="json")}
+    return None

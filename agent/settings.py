@@ -5,6 +5,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from platformdirs import user_data_dir
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -35,12 +36,21 @@ class Settings(BaseSettings):
     """Between readings of the feed when nothing was pushed."""
     rescan_seconds: float = 3600.0
     """Between full scans by stat."""
+    unwatched_seconds: float = 10.0
+    """Between full scans where the system has no watches left."""
+    halt_seconds: float = 30.0
+    """Between looks at what made a guard halt."""
+    changing_seconds: float = 10.0
+    """How long one `sync` waits for files that are being written to."""
     settle_seconds: float = 2.0
     """A file written within this time is looked at again."""
     rehash_days: float = 7.0
     """Within this time every file's content is read again."""
     trash_days: float = 30.0
     """How long files that the server deleted are kept in `.lockstep/trash`."""
+
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
+    """What goes to standard error; unset: "info" for `start`, "error" for other commands."""
 
     connect_timeout: float = 5.0
     """To open a connection."""

@@ -117,7 +117,7 @@ class State:
 
     def put_remote(self, nodes: Iterable[RemoteNode]) -> None:
         """Keep what the server told; a row older than the known one changes nothing."""
-        newer = {}
+        newer: dict[str, RemoteNode] = {}
         for node in nodes:
             known = newer.get(node.id) or self.remote.get(node.id)
             if known is None or node.seq >= known.seq:
@@ -317,3 +317,29 @@ def merged(
     for path in gone:
         result.pop(path, None)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What `status` wants to know, read without loading the trees."""
+
+    files: int
+    problems: tuple[Problem, ...]
+    phase: str | None
+    """JSON that the agent keeps under "phase"."""
+    synced_at: float | None
+
+
+def read_summary(path: Path) -> Summary | None:
+    """Read a memory that another process may be writing; None when there is none."""
+    if not path.exists():
+        return None
+    db = _connect(path, readonly=True)
+    try:
+        meta = dict(db.execute("SELECT key, value FROM meta"))
+        files = db.execute("SELECT COUNT(*) FROM synced WHERE kind != 'folder'").fetchone()[0]
+        problems = tuple(map(_problem, db.execute("SELECT * FROM problems ORDER BY path")))
+    finally:
+        db.close()
+    at = meta.get("synced_at")
+    return Summary(int(files), problems, meta.get("phase"), None if at is None else float(at))

@@ -17,8 +17,15 @@ class Rooted:
     def __init__(self, root: Path, *, trash_days: float = 30) -> None:
         self.root = Root(root)
         self.trash_days = trash_days
+        self.folds_names = False
+        """Whether the disk takes other spellings of a name for the same; `prepare` tries it out."""
         self._umask = _read_umask()
         self._stopping = threading.Event()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
 
     def stop(self) -> None:
         """Let long reads end soon with `BlockedError` "stopping"."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from agent.disk import native
 from agent.disk.base import Rooted
 from agent.disk.errors import DiskError, MismatchError, translated
 from agent.disk.look import Seen, hash_open, look, look_inside, reading
@@ -104,13 +105,22 @@ class Reads(Rooted):
                 raise MismatchError("It is not a symbolic link", path=path)
             return os.readlink(place.name, dir_fd=place.fd)
 
-    def hash_file(self, path: str) -> tuple[FileStat, str]:
+    def hash_file(self, path: str, *, writers_since: float | None = None) -> tuple[FileStat, str]:
         """Return a file's stat and SHA-256, both of the same instant.
 
-        Raises `MismatchError` ("changing" when it was written to meanwhile).
+        Raises `MismatchError` "changing" when it was written to meanwhile, and when it was last
+        written to after `writers_since` (seconds since 1970) by a program that still has it open.
         """
         with self.open_for_read(path) as (fd, stat):
+            fresh = writers_since is not None and stat.mtime_ns / 1e9 > writers_since
+            if fresh and native.open_for_writing(fd):
+                raise MismatchError("A program is writing to the file", code="changing", path=path)
             return stat, hash_open(fd, stat, self._stopping.is_set)
+
+    def device(self, path: str = "") -> int:
+        """Return the number of the device that a folder lies on."""
+        with self.root.folder(path) as fd:
+            return os.fstat(fd).st_dev
 
     @contextmanager
     def open_for_read(self, path: str) -> Iterator[Opened]:

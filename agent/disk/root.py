@@ -34,8 +34,14 @@ class Root:
 
     @contextmanager
     def open(self) -> Iterator[int]:
-        """Open the root. Raises `BlockedError` "root_changed" when another folder is in its place."""
-        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        """Open the root. Raises `BlockedError`: "root_missing", or "root_changed" for another folder.
+
+        A missing root says nothing of what was in it, so it is never `VanishedError`.
+        """
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise BlockedError("The synced folder is not there", code="root_missing") from error
         try:
             self._check(fd)
             yield fd
@@ -44,12 +50,9 @@ class Root:
 
     def remember(self) -> None:
         """Take the folder that is there now for the root from now on."""
-        with translated(""):
-            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                self._identity, self._marker = _identity(fd), read_marker(fd)
-            finally:
-                os.close(fd)
+        self._identity = None
+        with translated(""), self.open() as fd:
+            self._identity, self._marker = _identity(fd), read_marker(fd)
 
     def _check(self, fd: int) -> None:
         """A disk that was mounted again is known by its marker; an empty mount point is not."""

@@ -2,6 +2,7 @@
 
 import os
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ class Temps(Rooted):
             with self.root.state() as state:
                 _make_private(state, TMP)
                 _make_private(state, TRASH)
+            with self.root.state(TMP) as tmp:
+                self.folds_names = _folds_names(tmp)
 
     def write_marker(self, marker: str) -> None:
         """Write the root's marker so that a crash leaves the old one or the new one."""
@@ -149,6 +152,17 @@ def _make_private(folder: int, name: str) -> None:
     seen = look(Place(folder, name))
     if seen is None or seen.kind is not LocalKind.FOLDER:
         raise BlockedError("The agent's own folder is something else", code="state_folder_unusable")
+
+
+def _folds_names(folder: int) -> bool:
+    """Try out whether the disk takes other spellings (case, Unicode form) for the same name."""
+    name = f"{private_name()}a\u00e9"
+    os.close(os.open(name, _NEW | os.O_EXCL, 0o600, dir_fd=folder))
+    try:
+        others = (name.upper(), unicodedata.normalize("NFD", name))
+        return any(look(Place(folder, other)) is not None for other in others)
+    finally:
+        os.unlink(name, dir_fd=folder)
 
 
 def dress(fd: int, mode: int, mtime_ns: int) -> Seen:

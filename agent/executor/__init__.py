@@ -7,6 +7,7 @@ beside the loop, and the paths it is about are left alone by the plans made mean
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from agent.actions import (
@@ -113,14 +114,14 @@ class Executor:
         await uploads.send_small(small[:_SLICE])
         for action in actions:
             if is_large_upload(action):
-                self._beside(action.entry.path, lambda a=action: uploads.send_large(a))
+                self._beside(action.entry.path, partial(uploads.send_large, action))
 
     async def _download(self, actions: Sequence[Download]) -> None:
         small = [action for action in actions if not is_large_download(action)]
         await Downloads(self._work).fetch(small[:_SLICE])
         for action in actions:
             if is_large_download(action):
-                self._beside(action.path, lambda a=action: Downloads(self._work).fetch([a]))
+                self._beside(action.path, partial(Downloads(self._work).fetch, [action]))
 
     def _beside(self, path: str, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start a large transfer unless enough run; the next plan proposes the rest again."""

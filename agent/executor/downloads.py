@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent.actions import Download
-from agent.disk import DiskError
+from agent.disk import DiskError, Ready
 from agent.errors import LocalError
 from agent.executor.work import Work, agreed, chunks
 from agent.model import Kind, LocalEntry
@@ -86,30 +86,17 @@ class Downloads:
                     self._record()
 
     async def _installed(self, action: Download, source: Source | None) -> LocalEntry:
+        """Fetch into the temporary file of this version, which a later try continues, and install."""
         node, disk = action.node, self._work.disk
-        temp = await self._work.on_disk(disk.open_temp, f"{node.id}-{node.version_id}")
-        keep = False
-        try:
+        with disk.new_temp(node.id, node.version_id or "") as temp:
             if source is None:
                 os.ftruncate(temp.fd, 0)
-            else:
-                digest = await self._work.transfer.download(source, temp.fd)
-                if digest != node.content_hash:
-                    raise LocalError(code="corrupt_download")
-            return await self._work.on_disk(
-                disk.install,
-                temp,
-                action.path,
-                expect=action.expect,
-                content_hash=node.content_hash or "",
-                mtime_ns=node.mtime_ns,
-                executable=node.executable,
-            )
-        except UnavailableError:
-            keep = True  # what arrived is where the next try goes on
-            raise
-        finally:
-            await self._work.on_disk(disk.close_temp, temp, keep=keep)
+            elif await self._work.transfer.download(source, temp.fd) != node.content_hash:
+                raise LocalError(code="corrupt_download")
+        ready = Ready(temp.name, node.content_hash or "", node.mtime_ns, node.executable)
+        return await self._work.on_disk(
+            disk.install, ready, action.path, expect=action.expect, keep_name=self._work.keep_name
+        )
 
     def _record(self) -> None:
         landed, self._landed = self._landed, []
@@ -130,7 +117,13 @@ class Downloads:
             if action.expect is None:
                 entry = await self._work.on_disk(disk.make_symlink, action.path, target)
             else:
-                entry = await self._work.on_disk(disk.replace_symlink, action.path, target, action.expect)
+                entry = await self._work.on_disk(
+                    disk.replace_symlink,
+                    action.path,
+                    target,
+                    expect=action.expect,
+                    keep_name=self._work.keep_name,
+                )
         except DiskError as error:
             self._work.disk_failed(action.path, error)
         else:

@@ -19,7 +19,7 @@ from agent.actions import (
 )
 from agent.disk import DiskError
 from agent.executor.work import Work, agreed, chunks
-from agent.model import Kind, LocalEntry, RemoteNode
+from agent.model import Kind, LocalEntry, LocalKind, RemoteNode
 
 _GROUP: Final = 100
 """Results recorded in one transaction."""
@@ -100,11 +100,9 @@ async def _keep_copy(work: Work, action: KeepCopy) -> None:
     if action.node_id is not None:
         # First the memory: whether or not the rename then happens, the next plan ends the same.
         work.state.drop_synced([action.node_id])
-    await work.on_disk(work.disk.move, action.entry.path, action.to, action.entry.stat)
+    moved = await work.on_disk(work.disk.move, action.entry.path, action.to, expect=action.entry)
     with work.state.transaction():
-        work.state.move_local(action.entry.path, action.to)
-        work.done(action.entry.path)
-    work.dirty.add(action.to)
+        _moved(work, action.entry.path, moved)
     work.tally.conflicts += 1
 
 
@@ -112,12 +110,20 @@ async def _move(work: Work, action: MoveLocal) -> None:
     if not _now_at(work, action.entry):
         work.dirty.add(action.entry.path)
         return
-    await work.on_disk(work.disk.move, action.entry.path, action.to, action.entry.stat)
+    moved = await work.on_disk(work.disk.move, action.entry.path, action.to, expect=action.entry)
     with work.state.transaction():
-        work.state.move_local(action.entry.path, action.to)
+        _moved(work, action.entry.path, moved)
         _settle(work, action.node)
-        work.done(action.entry.path)
     work.tally.moved += 1
+
+
+def _moved(work: Work, source: str, entry: LocalEntry) -> None:
+    """Record that what stood at `source` stands where `entry` says, with all that is in it."""
+    work.state.move_local(source, entry.path)
+    work.state.put_local([entry])
+    if entry.kind is LocalKind.FILE and entry.content_hash is None:
+        work.dirty.add(entry.path)
+    work.done(source)
 
 
 def _settle(work: Work, node: RemoteNode) -> None:
@@ -134,9 +140,11 @@ async def _rotate(work: Work, action: RotateLocal) -> None:
     first = action.moves[0].entry.path
     for index in range(1, len(action.moves)):
         other = action.moves[index].entry.path
-        await work.on_disk(work.disk.exchange, first, other)
+        here, there = work.state.local[first], work.state.local[other]
+        now = await work.on_disk(work.disk.exchange, first, other, expect_one=here, expect_other=there)
         with work.state.transaction():
             work.state.swap_local(first, other)
+            work.state.put_local(now)
             _settle(work, action.moves[index - 1].node)
             work.done(first, other)
     _settle(work, action.moves[-1].node)
@@ -190,7 +198,9 @@ async def remove(work: Work, actions: Sequence[RemoveLocal]) -> None:
         removed: list[RemoveLocal] = []
         for action in group:
             try:
-                await work.on_disk(work.disk.remove, action.entry.path, action.entry)
+                await work.on_disk(
+                    work.disk.remove, action.entry.path, action.entry, keep_name=work.keep_name
+                )
                 removed.append(action)
             except DiskError as error:
                 work.disk_failed(action.entry.path, error)

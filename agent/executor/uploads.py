@@ -4,6 +4,7 @@ What is committed is what the scan hashed: a file that is not as the scan saw it
 its bytes were read, is looked at again instead.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -31,6 +32,16 @@ def is_large(action: Upload) -> bool:
     return action.entry.stat.size > SINGLE_PUT_BYTES
 
 
+def read_all(fd: int, limit: int) -> bytes:
+    """Return a file's bytes from its start, at most one more than `limit`. Blocks."""
+    pieces: list[bytes] = []
+    position = 0
+    while position <= limit and (piece := os.pread(fd, limit + 1 - position, position)):
+        pieces.append(piece)
+        position += len(piece)
+    return b"".join(pieces)
+
+
 class Uploads:
     """Uploads of one round; `tree` knows the folders that the round has made."""
 
@@ -54,7 +65,8 @@ class Uploads:
     def _reader(self, entry: LocalEntry) -> Callable[[], bytes]:
         def read() -> bytes:
             try:
-                return self._work.disk.read_small(entry.path, limit=SINGLE_PUT_BYTES)
+                with self._work.disk.open_for_read(entry.path) as opened:
+                    return read_all(opened.fd, SINGLE_PUT_BYTES)
             except DiskError as error:
                 raise FileNotFoundError(error.detail) from error
 
@@ -132,18 +144,21 @@ class Uploads:
 
     def _target(self, action: Upload) -> CommitTarget | None:
         """Return where the content goes; None when the folder for it could not be made."""
-        attributes = {"mtime_ns": action.entry.stat.mtime_ns, "executable": action.entry.stat.executable}
+        stat = action.entry.stat
         if action.node is not None:
             return CommitTarget(
                 node_id=action.node.id,
                 base_version_id=action.node.version_id,
                 undelete=action.undelete,
-                **attributes,
+                mtime_ns=stat.mtime_ns,
+                executable=stat.executable,
             )
         parent_id = self._tree.parent_id(action.parent_key)
         if parent_id is None:
             return None
-        return CommitTarget(parent_id=parent_id, name=action.name, **attributes)
+        return CommitTarget(
+            parent_id=parent_id, name=action.name, mtime_ns=stat.mtime_ns, executable=stat.executable
+        )
 
     def _settle(self, action: Upload, result: ItemResult) -> None:
         """Record what became of a commit."""

@@ -8,6 +8,7 @@ only what stays in the way becomes a problem.
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final, ParamSpec, TypeVar
 
 from agent.disk import Disk, DiskError, MismatchError
@@ -17,6 +18,7 @@ from agent.settings import Settings
 from agent.state import State
 from agent.transfer import Transfer
 from libs.contracts.errors import LockstepError
+from libs.contracts.paths import conflicted_name
 from libs.contracts.tree import ItemResult, NodeRow
 from libs.runtime.backoff import Backoff
 from libs.runtime.logs import get_logger
@@ -51,6 +53,7 @@ class Work:
     api: Api
     transfer: Transfer
     settings: Settings
+    device: str
     tally: Tally = field(default_factory=Tally)
     dirty: set[str] = field(default_factory=set)
     feed_stale: bool = False
@@ -61,6 +64,10 @@ class Work:
     async def on_disk(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking call of the disk in a thread."""
         return await asyncio.to_thread(call, *args, **kwargs)
+
+    def keep_name(self, name: str) -> str:
+        """Name what a user wrote in the very instant in which it was to be replaced or removed."""
+        return conflicted_name(name, self.device, datetime.now(UTC).date(), lambda _: False)
 
     # Notes --------------------------------------------------------------------------------
 

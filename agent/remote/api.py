@@ -35,6 +35,7 @@ from libs.contracts.api import (
     SyncPage,
     Tokens,
     Trash,
+    TrashItem,
     Upload,
     UploadBatchItem,
     UploadBatchRequest,
@@ -172,9 +173,16 @@ class TreeCalls(_Calls):
         body = RestoreVersion(version_id=version_id, base_version_id=base_version_id)
         return await self._ask(NodeRow, Call("restore_version", {"node_id": node_id}, body=body))
 
-    async def trash(self, cursor: str | None = None) -> Trash:
-        """Return a page of deleted nodes, last deleted first."""
-        return await self._ask(Trash, Call("list_trash", query={"cursor": cursor}))
+    async def trash(self) -> AsyncIterator[TrashItem]:
+        """Walk deleted nodes, last deleted first."""
+        cursor: str | None = None
+        while True:
+            page = await self._ask(Trash, Call("list_trash", query={"cursor": cursor}))
+            for item in page.items:
+                yield item
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     async def restore_trash(self, node_id: str) -> NodeRow:
         """Bring a deleted node back."""
@@ -208,12 +216,19 @@ class TransferCalls(_Calls):
         """Return a session with the parts that S3 holds."""
         return await self._ask(Upload, Call("get_upload", {"upload_id": upload_id}))
 
-    async def list_uploads(
-        self, *, content_hash: str | None = None, state: str | None = None, cursor: str | None = None
-    ) -> Uploads:
-        """Return a page of sessions, newest first; open ones unless `state` is "all"."""
-        query = {"content_hash": content_hash, "state": state, "cursor": cursor}
-        return await self._ask(Uploads, Call("list_uploads", query=query))
+    async def uploads(
+        self, *, content_hash: str | None = None, state: str | None = None
+    ) -> AsyncIterator[Upload]:
+        """Walk sessions, newest first; open ones unless `state` is "all"."""
+        cursor: str | None = None
+        while True:
+            query = {"content_hash": content_hash, "state": state, "cursor": cursor}
+            page = await self._ask(Uploads, Call("list_uploads", query=query))
+            for upload in page.items:
+                yield upload
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     async def abort_upload(self, upload_id: str) -> None:
         """Give a session up."""

@@ -72,6 +72,12 @@ class Downloads:
         """See `Transfer.download`."""
         target = _Target(fd, item.size)
         await _blocking(target.rehash)
+        self._channel.tally.settled(target.offset)
+        digest = await self._verified(item, target)
+        self._channel.tally.file_done()
+        return digest
+
+    async def _verified(self, item: Download, target: _Target) -> str:
         try:
             return await self._fetched(item, target)
         except _CorruptError:

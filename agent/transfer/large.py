@@ -79,8 +79,11 @@ class LargeUploads:
             await self._send_whole(session.id, entry.put, source)
         elif entry.mode is UploadMode.MULTIPART:
             await _PartsRun(self._channel, self._slots, session, source).send()
+        else:
+            self._channel.tally.settled(source.size)
         if not await asyncio.to_thread(source.unchanged):
             raise LocalError(code="changed")
+        self._channel.tally.file_done()
         return LargeUpload(session.id, session.part_size, entry.mode is UploadMode.STORED)
 
     async def _open(self, source: LargeSource) -> Upload:
@@ -152,15 +155,17 @@ class _PartsRun:
     async def _missing(self, number: int) -> _Part | None:
         """Return the part when S3 lacks it. Raises "changed" when S3 holds another content for it."""
         held, known = self._held.get(number), self._source.known.get(number)
-        if held is not None and held == known:
-            return None
         offset, length = part_span(self._source.size, self._part_size, number)
+        if held is not None and held == known:
+            self._channel.tally.settled(length)
+            return None
         part = await asyncio.to_thread(_measure, self._source, number, offset, length)
         if held is None:
             return part
         if held != part.digest:
             raise LocalError("The file is not what this upload began with", code="changed")
         self._source.on_part(number, part.digest)
+        self._channel.tally.settled(length)
         return None
 
     async def _signed(self, parts: list[_Part]) -> dict[int, SignedRequest]:

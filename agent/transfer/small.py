@@ -89,11 +89,19 @@ class SmallUploads:
         outcomes: dict[int, SmallOutcome] = {}
 
         async def send(entry: UploadEntry) -> None:
+            if entry.put is None:
+                self._settled(entry)
+                return
             async with self._slots:
                 outcomes[entry.index] = await self._outcome(session.id, entry, sources[entry.index])
 
-        await together(*(send(entry) for entry in session.entries if entry.put is not None))
+        await together(*(send(entry) for entry in session.entries))
         return SmallUpload(session.id, [outcomes.get(i, SmallOutcome(i)) for i in range(len(sources))])
+
+    def _settled(self, entry: UploadEntry) -> None:
+        """The namespace has this content already."""
+        self._channel.tally.settled(entry.size)
+        self._channel.tally.file_done()
 
     async def _outcome(self, upload_id: str, entry: UploadEntry, source: SmallSource) -> SmallOutcome:
         try:
@@ -101,6 +109,7 @@ class SmallUploads:
         except LockstepError as error:
             return SmallOutcome(entry.index, error.code, error.detail)
         self._channel.tally.sent(source.size)
+        self._channel.tally.file_done()
         return SmallOutcome(entry.index)
 
     async def _send(self, upload_id: str, entry: UploadEntry, source: SmallSource) -> None:

@@ -206,8 +206,8 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     Endpoint(
         "restore_version", "POST", "/v1/files/{node_id}/restore", "metadata", "Make an old version current",
         api.RestoreVersion, tree.NodeRow,
-
-        codes=("not_found", "not_a_file", "version_conflict", "node_deleted", "object_gone", "parent_deleted"),
+        codes=("not_found", "not_a_file", "version_conflict", "node_deleted", "object_gone",
+               "parent_deleted"),
     ),
     Endpoint(
         "list_trash", "GET", "/v1/trash", "metadata", "List deleted nodes, last deleted first",

@@ -73,7 +73,7 @@ class KnownObjects(Request):
 
 
 class KnownUploads(Request):
-    """janitor → upload, `POST /internal/uploads/known`: which belong to a session that may still need them?"""
+    """janitor → upload, `POST /internal/uploads/known`: which may a session still need?"""
 
     keys: KeyList = []
     s3_upload_ids: KeyList = []

@@ -69,12 +69,14 @@ class DeadLetters:
 
     async def _taken(self, service: str) -> AsyncIterator[Any]:
         """Take, one after the other, the dead letters that are there now; each must be settled."""
-        queue = await self._channel.declare_queue(self._topology.dead_queue(service), passive=True)
-        for _ in range(queue.declaration_result.message_count or 0):
-            message = await queue.get(no_ack=False, fail=False)
-            if message is None:
-                return
+        queue = await self._channel.get_queue(self._topology.dead_queue(service), ensure=False)
+        message = await queue.get(no_ack=False, fail=False)
+        # What comes back meanwhile is not taken again: the first answer says how many there are.
+        left = 0 if message is None else (message.message_count or 0)
+        while message is not None:
             yield message
+            message = await queue.get(no_ack=False, fail=False) if left > 0 else None
+            left -= 1
 
 
 def _described(service: str, message: Any) -> dict[str, Any]:

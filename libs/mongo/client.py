@@ -4,7 +4,7 @@ Driver types are named here once (`Database`, `Session`), so that moving from Mo
 async API changes the stores' imports and this file.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -87,12 +87,13 @@ async def in_transaction(database: Database, body: Callable[[Session], Coroutine
     """
     with translated():
         async with await database.client.start_session() as session:
-            return await session.with_transaction(
+            result: T = await session.with_transaction(
                 body,
                 read_concern=ReadConcern("snapshot"),
                 write_concern=WriteConcern(w="majority", j=True),
                 read_preference=ReadPreference.PRIMARY,
             )
+            return result
 
 
 async def ping(database: Database) -> None:

@@ -66,7 +66,7 @@ class Outbox:
             last[:] = [Transaction(self, session)]
             return await body(last[0])
 
-        result = await in_transaction(self._database, run)
+        result: T = await in_transaction(self._database, run)
         await self.relay(last[0].emitted)
         return result
 

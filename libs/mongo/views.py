@@ -14,6 +14,7 @@ from libs.mongo.names import COUNTERS, DEVICES, NAMESPACES, NODES, OBJECTS, UPLO
 
 EPOCH_ID = "epoch"
 _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
+_PIECE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,8 @@ class Views:
 
     async def stored(self, namespace_id: str, hashes: Sequence[str]) -> dict[str, Document]:
         """Return content hash → a verified live object of the namespace."""
-        query = {
-            "namespace_id": namespace_id,
-            "content_hash": {"$in": list(hashes)},
-            "state": "live",
-            "verified": True,
-        }
-        with translated():
-            rows = await self._database[OBJECTS].find(query).to_list(None)
+        query = {"namespace_id": namespace_id, "state": "live", "verified": True}
+        rows = await self._in_pieces(OBJECTS, query, "content_hash", hashes)
         return {row["content_hash"]: row for row in rows}
 
     async def rows_between(self, namespace_id: str, after: int, up_to: int) -> list[NodeRow]:
@@ -128,11 +123,21 @@ class Views:
             return await self._database[collection].find_one({"_id": row_id})
 
     async def _many(self, collection: str, row_ids: Sequence[str]) -> dict[str, Document]:
-        if not row_ids:
-            return {}
-        with translated():
-            rows = await self._database[collection].find({"_id": {"$in": list(row_ids)}}).to_list(None)
-        return {row["_id"]: row for row in rows}
+        return {row["_id"]: row for row in await self._in_pieces(collection, {}, "_id", row_ids)}
+
+    async def _in_pieces(
+        self, collection: str, where: Document, field: str, values: Sequence[str]
+    ) -> list[Document]:
+        """Find by many values of one field.
+
+        In pieces, because the embedded default compares each row it finds with the whole list.
+        """
+        rows: list[Document] = []
+        for start in range(0, len(values), _PIECE):
+            query = {**where, field: {"$in": list(values[start : start + _PIECE])}}
+            with translated():
+                rows += await self._database[collection].find(query).to_list(None)
+        return rows
 
 
 _ROW_FIELDS = tuple(name for name in NodeRow.model_fields if name != "id")

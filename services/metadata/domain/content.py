@@ -1,6 +1,6 @@
 """Operations on content: commit an uploaded file, restore a version, give up corrupt bytes."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from libs.contracts.events import FileCommitted, FileDeleted, FileUpdated, UploadedObject
 from libs.contracts.tree import CommitTarget, Kind
@@ -18,7 +18,8 @@ def commit_file(batch: Batch, op: CommitFile) -> Node:
     target = op.entry.target
     base = _new_file(batch, target) if target.node_id is None else _base_of(batch, target)
     stored = _object_for(batch, op.entry.object)
-    return _put_version(batch, base, stored, _draft(op, base, batch))
+    draft = _Draft(op.version_id, target.mtime_ns, target.executable, op.upload.id, op.entry.index)
+    return _put_version(batch, base, stored, draft)
 
 
 def _new_file(batch: Batch, target: CommitTarget) -> Node:
@@ -72,41 +73,37 @@ def _usable(tree: Tree, stored: Object) -> bool:
     return stored.live and not stored.corrupt and stored.namespace_id == tree.namespace_id
 
 
-def _draft(op: CommitFile, node: Node, batch: Batch) -> Version:
-    target = op.entry.target
-    uploaded = op.entry.object
-    return _version(batch, node, op.version_id, uploaded.id, mtime_ns=target.mtime_ns, executable=target.executable,
-                    upload_id=op.upload.id, entry=op.entry.index)  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What a new version is, beside its node and its bytes."""
+
+    id: str
+    mtime_ns: int
+    executable: bool
+    upload_id: str | None = None
+    entry: int | None = None
 
 
-def _version(
-    batch: Batch, node: Node, version_id: str, object_id: str, *, mtime_ns: int, executable: bool,
-    upload_id: str | None = None, entry: int | None = None,
-) -> Version:  # fmt: skip
-    actor = batch.actor
-    return Version(
-        id=version_id,
+def _put_version(batch: Batch, node: Node, stored: Object, draft: _Draft) -> Node:
+    version = Version(
+        id=draft.id,
         node_id=node.id,
         namespace_id=node.namespace_id,
-        object_id=object_id,
-        size=0,
-        content_hash="",
-        mtime_ns=mtime_ns,
-        executable=executable,
+        object_id=stored.id,
+        size=stored.size,
+        content_hash=stored.content_hash,
+        mtime_ns=draft.mtime_ns,
+        executable=draft.executable,
         parent_version_id=node.version_id,
-        user_id=actor.user_id,
-        device_id=actor.device_id,
-        device=actor.device,
-        upload_id=upload_id,
-        entry=entry,
+        user_id=batch.actor.user_id,
+        device_id=batch.actor.device_id,
+        device=batch.actor.device,
+        upload_id=draft.upload_id,
+        entry=draft.entry,
         epoch=batch.start.epoch,
         seq=0,
         created_us=0,
     )
-
-
-def _put_version(batch: Batch, node: Node, stored: Object, draft: Version) -> Node:
-    version = replace(draft, size=stored.size, content_hash=stored.content_hash)
     row = batch.put(FileCommitted, replace(_showing(node, version), deleted=False))
     batch.add_version(version)
     return row
@@ -144,9 +141,7 @@ def restore_version(batch: Batch, op: RestoreVersion) -> Node:
     if stored is None or old.corrupt or not _usable(tree, stored):
         raise RefusedError("object_gone", detail="The bytes of this version are gone")
     batch.touched.add(stored.id)
-    draft = _version(
-        batch, node, batch.new_id(), stored.id, mtime_ns=old.mtime_ns, executable=old.executable
-    )
+    draft = _Draft(batch.new_id(), old.mtime_ns, old.executable)
     return _put_version(batch, node, stored, draft)
 
 

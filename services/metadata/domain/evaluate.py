@@ -122,20 +122,14 @@ class _Run:
 def apply(batch: Batch, op: Op) -> Node | None:
     """Carry one operation out, or raise `RefusedError` with nothing done."""
     match op:
-        case CreateFolder():
-            return structure.create_folder(batch, op)
-        case CreateSymlink():
-            return structure.create_symlink(batch, op)
-        case Move():
-            return structure.move(batch, op)
-        case Delete():
-            return structure.delete(batch, op)
-        case SetAttributes():
-            return structure.set_attributes(batch, op)
-        case RestoreNode():
-            return structure.restore_node(batch, op)
-        case _:
+        case CommitFile() | RestoreVersion() | CondemnObject():
             return _apply_content(batch, op)
+        case CreateFolder() | CreateSymlink():
+            return _apply_creation(batch, op)
+        case Move() | Delete() | SetAttributes() | RestoreNode():
+            return _apply_change(batch, op)
+        case _ as unreachable:
+            assert_never(unreachable)
 
 
 def _apply_content(batch: Batch, op: CommitFile | RestoreVersion | CondemnObject) -> Node | None:
@@ -146,5 +140,25 @@ def _apply_content(batch: Batch, op: CommitFile | RestoreVersion | CondemnObject
             return content.restore_version(batch, op)
         case CondemnObject():
             return content.condemn_object(batch, op)
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
+def _apply_creation(batch: Batch, op: CreateFolder | CreateSymlink) -> Node:
+    if isinstance(op, CreateFolder):
+        return structure.create_folder(batch, op)
+    return structure.create_symlink(batch, op)
+
+
+def _apply_change(batch: Batch, op: Move | Delete | SetAttributes | RestoreNode) -> Node:
+    match op:
+        case Move():
+            return structure.move(batch, op)
+        case Delete():
+            return structure.delete(batch, op)
+        case SetAttributes():
+            return structure.set_attributes(batch, op)
+        case RestoreNode():
+            return structure.restore_node(batch, op)
         case _ as unreachable:
             assert_never(unreachable)

@@ -107,7 +107,9 @@ def move(batch: Batch, op: Move) -> Node:
 
 
 def _check_no_cycle(tree: Tree, node: Node, parent_id: str) -> None:
-    if node.kind is Kind.FOLDER and any(folder is not None and folder.id == node.id for folder in tree.chain(parent_id)):
+    if node.kind is Kind.FOLDER and any(
+        folder is not None and folder.id == node.id for folder in tree.chain(parent_id)
+    ):
         raise RefusedError("cycle", node)
 
 

@@ -86,7 +86,9 @@ class Tree:
 
         They must leave it before the others are written: places are unique at every moment.
         """
-        taken = {node.slot: node.id for node in self._nodes.values() if not node.deleted and self.before(node.id)}
+        taken = {
+            node.slot: node.id for node in self._nodes.values() if not node.deleted and self.before(node.id)
+        }
         old = ((node_id, self.before(node_id)) for node_id in self._nodes)
         return {
             node_id

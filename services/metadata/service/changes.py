@@ -16,7 +16,9 @@ from services.metadata.domain.model import Job
 log = get_logger("changes")
 
 OPS: Final = Histogram(
-    "lockstep_metadata_transaction_ops", "Operations joined into one transaction", buckets=(1, 2, 5, 20, 100, 500)
+    "lockstep_metadata_transaction_ops",
+    "Operations joined into one transaction",
+    buckets=(1, 2, 5, 20, 100, 500),
 )
 SECONDS: Final = Histogram("lockstep_metadata_transaction_seconds", "Seconds of one transaction")
 
@@ -93,7 +95,7 @@ class Changes:
                 results = await self._carrier.carry_out(namespace_id, [one.job for one in taken])
         except (CallerError, UnavailableError) as error:
             _settle(taken, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it becomes the outcome of whoever waits for it
             await self._divide(namespace_id, taken, error)
         except BaseException:
             _settle(taken, UnavailableError("The server is stopping", retry_after=2))

@@ -24,7 +24,9 @@ class FeedService:
         self._epochs = epochs
         self._views = views
 
-    async def page(self, user_id: str, namespace_ids: Sequence[str], cursor: Cursor | None, limit: int) -> SyncPage:
+    async def page(
+        self, user_id: str, namespace_ids: Sequence[str], cursor: Cursor | None, limit: int
+    ) -> SyncPage:
         """Return what follows the cursor; without one, a full listing from the start.
 
         Raises `GoneError` "epoch_changed" or "cursor_expired", with the server's epoch.
@@ -91,7 +93,10 @@ def _checked(cursor: Cursor, heads: dict[str, Head], epoch: int) -> Cursor:
     """Return the cursor if it can be continued; in a namespace where nothing was read a listing begins."""
     if cursor.epoch != epoch:
         raise GoneError(code="epoch_changed", epoch=epoch)
-    listing = {**cursor.listing, **{name: head.seq for name, head in heads.items() if not cursor.seqs.get(name)}}
+    listing = {
+        **cursor.listing,
+        **{name: head.seq for name, head in heads.items() if not cursor.seqs.get(name)},
+    }
     for name, head in heads.items():
         place = cursor.seqs.get(name, 0)
         if place > head.seq:

@@ -28,7 +28,9 @@ _TRIES = 5
 class ChangeStore:
     """Carries jobs out, several in one transaction."""
 
-    def __init__(self, database: Database, outbox: Outbox, rules: Rules, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, outbox: Outbox, rules: Rules, clock: Callable[[], datetime]
+    ) -> None:
         self._database = database
         self._outbox = outbox
         self._rules = rules
@@ -85,7 +87,12 @@ class ChangeStore:
         return {row["_id"]: _recorded_of(row) for row in rows}
 
     async def _evaluate(
-        self, session: Session, namespace_id: str, jobs: Sequence[Job], start: Start, recorded: dict[str, Recorded]
+        self,
+        session: Session,
+        namespace_id: str,
+        jobs: Sequence[Job],
+        start: Start,
+        recorded: dict[str, Recorded],
     ) -> Outcome:
         loaded = Loaded(namespace_id, used_bytes=await self._used(session, namespace_id))
         loader = Loader(

@@ -6,6 +6,7 @@ list of an `$in`.
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from itertools import islice
+from typing import TypeVar
 
 from libs.mongo.client import Database, Document, Session
 from libs.mongo.names import NODES, OBJECTS, VERSIONS
@@ -15,6 +16,8 @@ from services.metadata.store.documents import node_of, object_of, version_of
 
 _PIECE = 50
 _HINTS = 100_000
+
+T = TypeVar("T")
 
 
 class ParentHints:
@@ -46,7 +49,9 @@ class ParentHints:
 class Loader:
     """Fills a `Loaded` with what is needed."""
 
-    def __init__(self, database: Database, session: Session, hints: ParentHints, *, max_unseen: int, head: int) -> None:
+    def __init__(
+        self, database: Database, session: Session, hints: ParentHints, *, max_unseen: int, head: int
+    ) -> None:
         self._database = database
         self._session = session
         self._hints = hints
@@ -80,7 +85,9 @@ class Loader:
         into.nodes.update({node.id: node for node in nodes})
         return {node.parent_id for node in nodes if node.parent_id not in {into.namespace_id, *into.nodes}}
 
-    async def _by_id(self, collection: str, ids: Collection[str], into: dict[str, object | None]) -> list[Document]:
+    async def _by_id(
+        self, collection: str, ids: Collection[str], into: dict[str, T | None]
+    ) -> list[Document]:
         """Return the documents; every id asked for counts as known from now on."""
         into.update(dict.fromkeys(ids))
         return [item async for item in self._pieces(collection, {}, "_id", ids)]

@@ -50,12 +50,16 @@ class ObjectStore:
         """Decide about one suspect in a transaction, so that no commit comes between."""
 
         async def body(session: Session) -> int:
-            await self._database[COUNTERS].update_one({"_id": namespace_id}, {"$inc": {"lock": 1}}, session=session)
+            await self._database[COUNTERS].update_one(
+                {"_id": namespace_id}, {"$inc": {"lock": 1}}, session=session
+            )
             row = await self._objects.find_one({"_id": object_id, "state": "live"}, session=session)
             if row is None:
                 return 0
             if await self._database[VERSIONS].find_one({"object_id": object_id}, session=session) is not None:
-                await self._objects.update_one({"_id": object_id}, {"$unset": {"suspect_at": ""}}, session=session)
+                await self._objects.update_one(
+                    {"_id": object_id}, {"$unset": {"suspect_at": ""}}, session=session
+                )
                 return 0
             if row["last_ref_at"] > before:
                 return 0
@@ -99,7 +103,9 @@ class ObjectStore:
     async def _queue(self, field: str, until: datetime) -> list[Document]:
         """Return the objects that wait in a queue of housekeeping (few, see the indexes), oldest first."""
         with translated():
-            return await self._objects.find({field: {"$lte": until}}).sort(field, 1).limit(_QUEUE).to_list(None)
+            return (
+                await self._objects.find({field: {"$lte": until}}).sort(field, 1).limit(_QUEUE).to_list(None)
+            )
 
 
 def _housed(row: Document) -> HousedObject:

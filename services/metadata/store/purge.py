@@ -29,7 +29,10 @@ class PurgeStore:
             return await self._purge(found[0]["_id"]) if found else 0
 
     async def _purge(self, namespace_id: str) -> int:
-        counter = await self._database[COUNTERS].find_one({"_id": namespace_id}) or {"seq": 0, "purged_seq": 0}
+        counter = await self._database[COUNTERS].find_one({"_id": namespace_id}) or {
+            "seq": 0,
+            "purged_seq": 0,
+        }
         done, reached = 0, int(counter["purged_seq"])
         while not done and reached < counter["seq"]:
             done = await self._window(namespace_id, reached)

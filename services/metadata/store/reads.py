@@ -1,6 +1,6 @@
 """Reads for the API: nodes by id, by place and by sequence number, versions, counters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from libs.contracts.paths import name_key
@@ -10,6 +10,7 @@ from services.metadata.domain.model import Node, Version
 from services.metadata.store.documents import node_of, version_of
 
 _FIRST_WINDOW = 8
+_PIECE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +43,21 @@ class ReadStore:
             row = await self._nodes.find_one({"_id": node_id})
         return None if row is None else node_of(row)
 
-    async def chain(self, namespace_id: str, parent_id: str) -> list[Node] | None:
-        """Return the folders from the parent up to the root; None when one is there no more."""
-        found: list[Node] = []
-        while parent_id != namespace_id:
-            parent = await self.node(parent_id)
-            if parent is None:
-                return None
-            found.append(parent)
-            parent_id = parent.parent_id
+    async def folders_above(self, nodes: Sequence[Node]) -> dict[str, Node | None]:
+        """Return every folder above the nodes by id; None for one that is there no more."""
+        found: dict[str, Node | None] = {}
+        missing = _parents(nodes, found)
+        while missing:
+            found.update(dict.fromkeys(missing))
+            loaded = [node for piece in _pieces(missing) for node in await self._by_ids(piece)]
+            found.update({node.id: node for node in loaded})
+            missing = _parents(loaded, found)
         return found
+
+    async def _by_ids(self, ids: Sequence[str]) -> list[Node]:
+        with translated():
+            rows = await self._nodes.find({"_id": {"$in": list(ids)}}).to_list(None)
+        return [node_of(row) for row in rows]
 
     async def child(self, namespace_id: str, parent_id: str, name: str) -> Node | None:
         """Return the live node of this name in a folder."""
@@ -109,6 +115,16 @@ class ReadStore:
         with translated():
             rows = await self._database[USAGE].find({"_id": {"$in": list(namespace_ids)}}).to_list(None)
         return Used(sum(row["used_bytes"] for row in rows), sum(row["files"] for row in rows))
+
+
+def _parents(nodes: Sequence[Node], known: Mapping[str, Node | None]) -> list[str]:
+    """Return the parents that are not known yet; the root is no node."""
+    parents = {node.parent_id for node in nodes if node.parent_id != node.namespace_id}
+    return [parent_id for parent_id in parents if parent_id not in known]
+
+
+def _pieces(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[start : start + _PIECE] for start in range(0, len(ids), _PIECE)]
 
 
 def _place(namespace_id: str, parent_id: str) -> Document:

@@ -12,6 +12,7 @@ from pymongo import ASCENDING, IndexModel
 from libs.mongo.client import Database
 from libs.mongo.names import COMMITS, NAMESPACES, NODES, OBJECTS, VERSIONS
 from libs.mongo.schema import Migration, create_indexes
+from services.metadata.store.namespaces import EpochStore
 
 
 def _index(*fields: str, **options: object) -> IndexModel:
@@ -24,6 +25,7 @@ def migrations(commit_record_seconds: int) -> Sequence[Migration]:
     async def first(database: Database) -> None:
         for step in _first_schema(commit_record_seconds):
             await step(database)
+        await EpochStore(database).ensure()
 
     return (first,)
 
@@ -44,7 +46,6 @@ def _first_schema(commit_record_seconds: int) -> tuple[Migration, ...]:
             _index("node_id", "seq"),
             # Is the object garbage?
             _index("object_id"),
-            # Removing a namespace goes by its nodes.
         ]),
         create_indexes(OBJECTS, [
             # "The same content is here already."

@@ -1,0 +1,1 @@
+"""What the commands do; `agent.cli` is their grammar."""

@@ -1,0 +1,204 @@
+"""get, put, uploads: single files, without a synced folder."""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from agent.commands import places
+from agent.commands.context import Context
+from agent.errors import LocalError
+from agent.files import replacing
+from agent.progress import Progress, ProgressBar
+from agent.status import stamp
+from agent.transfer import LargeSource, Transfer
+from libs.contracts.api import Download, Upload
+from libs.contracts.errors import ConflictError
+from libs.contracts.limits import MIB
+from libs.contracts.paths import check_name
+from libs.contracts.tree import CommitTarget, Kind, NodeRow
+
+_STANDARD_OUTPUT = "-"
+
+
+async def get(context: Context, remote: str, local: str, version_id: str | None) -> None:
+    """Fetch a file, verified, to a path (replaced as a whole), into a folder, or to `-`."""
+    if local == _STANDARD_OUTPUT and context.as_json:
+        raise LocalError("--json and - both want standard output", code="usage")
+    async with context.transfer() as (api, transfer):
+        row = await places.find(api, remote)
+        if row.kind is not Kind.FILE:
+            raise ConflictError(f"{places.tidy(remote)} is not a file", code="not_a_file")
+        item = await api.download(row.id, version_id)
+        target = await _fetch(transfer, item, row, local)
+    if target is not None:
+        public = item.model_dump(mode="json", include={"version_id", "size", "content_hash"})
+        context.say({"id": row.id, "path": places.tidy(remote), "local": str(target), **public}, None)
+
+
+async def _fetch(transfer: Transfer, item: Download, row: NodeRow, local: str) -> Path | None:
+    if local == _STANDARD_OUTPUT:
+        await _fetch_to_stdout(transfer, item)
+        return None
+    target = _target_path(local, row.name)
+    with _writing(target), replacing(target) as file:
+        await _fetch_shown(transfer, item, file)
+        _dress(file.fileno(), row, current=item.version_id == row.version_id)
+    return target
+
+
+def _target_path(local: str, name: str) -> Path:
+    """Return where a remote file called `name` goes: into `local` when that is a folder."""
+    path = Path(local)
+    return path / check_name(name) if path.is_dir() or local.endswith("/") else path
+
+
+async def _fetch_to_stdout(transfer: Transfer, item: Download) -> None:
+    """Only whole and verified bytes are written out."""
+    with tempfile.TemporaryFile() as file:
+        await _fetch_shown(transfer, item, file)
+        file.seek(0)
+        await asyncio.to_thread(shutil.copyfileobj, file, sys.stdout.buffer, MIB)
+        sys.stdout.buffer.flush()
+
+
+async def _fetch_shown(transfer: Transfer, item: Download, file: BinaryIO) -> None:
+    with ProgressBar() as bar:
+        transfer.tally.on_change = lambda _count: bar(
+            Progress("receiving", bytes_done=transfer.tally.settled_bytes, bytes_total=item.size)
+        )
+        await transfer.download(item, file.fileno())
+
+
+def _dress(fd: int, row: NodeRow, *, current: bool) -> None:
+    """Give the file the mode and, for the current version, the time of the remote one."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.fchmod(fd, (0o777 if row.executable else 0o666) & ~umask)
+    if current and row.mtime_ns is not None:
+        os.utime(fd, ns=(row.mtime_ns, row.mtime_ns))
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LocalError(f"{target} cannot be written: {error.strerror}", code="unwritable") from error
+
+
+# put ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _LocalFile:
+    """An open file as it was when it was hashed."""
+
+    fd: int
+    size: int
+    mtime_ns: int
+    executable: bool
+    content_hash: str
+
+    def unchanged(self) -> bool:
+        """Whether size and time are as they were. Blocks."""
+        now = os.fstat(self.fd)
+        return (now.st_size, now.st_mtime_ns) == (self.size, self.mtime_ns)
+
+
+async def put(context: Context, local: str, remote: str) -> None:
+    """Send a file; a file that is there already gets a new version. The folder must be there."""
+    with _reading(local) as fd:
+        async with context.transfer() as (api, transfer):
+            slot = await places.slot_for(api, remote, Path(local).name)
+            if slot.row is not None and slot.row.kind is not Kind.FILE:
+                raise ConflictError(f"{slot.path} is not a file", code="not_a_file")
+            file = await asyncio.to_thread(_hashed, fd)
+            row = await _send(transfer, file, slot)
+    context.say(places.row_json(slot.path, row), None)
+
+
+async def _send(transfer: Transfer, file: _LocalFile, slot: places.Slot) -> NodeRow:
+    source = LargeSource(slot.path, file.size, file.content_hash, file.fd, file.unchanged)
+    with ProgressBar() as bar:
+        transfer.tally.on_change = lambda _count: bar(
+            Progress("sending", bytes_done=transfer.tally.settled_bytes, bytes_total=file.size)
+        )
+        return await transfer.commit_large(source, _target(file, slot))
+
+
+def _target(file: _LocalFile, slot: places.Slot) -> CommitTarget:
+    if slot.row is None:
+        return CommitTarget(
+            parent_id=slot.parent_id, name=slot.name, mtime_ns=file.mtime_ns, executable=file.executable
+        )
+    return CommitTarget(
+        node_id=slot.row.id,
+        base_version_id=slot.row.version_id,
+        mtime_ns=file.mtime_ns,
+        executable=file.executable,
+    )
+
+
+@contextmanager
+def _reading(local: str) -> Iterator[int]:
+    """Open a regular file, not blocking at a FIFO."""
+    try:
+        fd = os.open(local, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise LocalError(f"{local} cannot be read: {error.strerror}", code="unreadable") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise LocalError(f"{local} is not a file", code="usage")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _hashed(fd: int) -> _LocalFile:
+    """Read the whole file. Raises `LocalError` "unreadable", "changed". Blocks."""
+    before = os.fstat(fd)
+    digest, position = hashlib.sha256(), 0
+    try:
+        while piece := os.pread(fd, MIB, position):
+            digest.update(piece)
+            position += len(piece)
+    except OSError as error:
+        raise LocalError(f"The file cannot be read: {error.strerror}", code="unreadable") from error
+    file = _LocalFile(fd, position, before.st_mtime_ns, bool(before.st_mode & 0o100), digest.hexdigest())
+    if not file.unchanged():
+        raise LocalError(code="changed")
+    return file
+
+
+# uploads --------------------------------------------------------------------------------------
+
+
+async def uploads(context: Context) -> None:
+    """List the open upload sessions of the account, newest first."""
+    async with context.api() as api:
+        items = [_upload(session) async for session in api.uploads()]
+    context.table(items, ("id", "size", "parts_done", "parts_total", "device", "updated_at", "path"))
+
+
+def _upload(session: Upload) -> dict[str, object]:
+    return {
+        "id": session.id,
+        "path": session.path,
+        "size": session.size,
+        "part_size": session.part_size,
+        "parts_total": session.parts_total,
+        "parts_done": session.parts_done,
+        "device": session.device,
+        "updated_at": stamp(session.updated_at),
+        "state": session.state.value,
+        "files": len(session.entries),
+    }

@@ -1,0 +1,196 @@
+"""What `sync` and `status` say, and the exit code that it means. Pure."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from agent.errors import ExitCode, exit_code_of, worst
+from libs.contracts.errors import LockstepError
+
+
+@dataclass(frozen=True, slots=True)
+class PathProblem:
+    """Why a path is not in step. `retry_at` in seconds since 1970; None: when it changes."""
+
+    path: str
+    code: str
+    detail: str
+    retry_at: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as scripts read it."""
+        return {
+            "path": self.path,
+            "code": self.code,
+            "detail": self.detail,
+            "retry_at": moment(self.retry_at),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """How one run went. `halted` is the sentence of a guard that stopped it.
+
+    `failure` is what ended the run early: the server away, the device not signed in any more.
+    """
+
+    uploaded_files: int = 0
+    downloaded_files: int = 0
+    uploaded_bytes: int = 0
+    """Payload to S3; `downloaded_bytes` from it."""
+    downloaded_bytes: int = 0
+    api_bytes: int = 0
+    """Bodies of requests to the server and of its answers."""
+    conflicts: int = 0
+    deleted: int = 0
+    moved: int = 0
+    problems: tuple[PathProblem, ...] = ()
+    seconds: float = 0.0
+    halted: str | None = None
+    failure: LockstepError | None = None
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The code to exit with."""
+        codes = [ExitCode.PROBLEMS] if self.problems else []
+        if self.halted is not None:
+            codes.append(ExitCode.HALTED)
+        if self.failure is not None:
+            codes.append(exit_code_of(self.failure))
+        return worst(*codes)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether disk and server agree, but for what is ignored."""
+        return self.exit_code is ExitCode.DONE
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as the command line's contract has it."""
+        return {
+            "in_step": self.in_step,
+            "uploaded_files": self.uploaded_files,
+            "downloaded_files": self.downloaded_files,
+            "uploaded_bytes": self.uploaded_bytes,
+            "downloaded_bytes": self.downloaded_bytes,
+            "api_bytes": self.api_bytes,
+            "conflicts": self.conflicts,
+            "deleted": self.deleted,
+            "moved": self.moved,
+            "problems": [problem.as_json() for problem in self.problems],
+            "seconds": round(self.seconds, 3),
+            "halted": self.halted,
+            "error": error_json(self.failure),
+        }
+
+    def as_text(self) -> str:
+        """Return the report as a person reads it: one line, then a line for each problem."""
+        return "\n".join([self._headline(), *_lines(self.problems)])
+
+    def _headline(self) -> str:
+        if self.halted is not None:
+            return f"Halted: {self.halted}"
+        done = [text for count, text in self._counts() if count]
+        state = "In step" if self.in_step else "Not in step"
+        return f"{state} after {self.seconds:.1f} s: {', '.join(done) or 'nothing to do'}."
+
+    def _counts(self) -> list[tuple[int, str]]:
+        sent, received = human_size(self.uploaded_bytes), human_size(self.downloaded_bytes)
+        return [
+            (self.uploaded_files, f"{self.uploaded_files:,} sent ({sent})"),
+            (self.downloaded_files, f"{self.downloaded_files:,} received ({received})"),
+            (self.moved, f"{self.moved:,} moved"),
+            (self.deleted, f"{self.deleted:,} deleted"),
+            (self.conflicts, f"{self.conflicts:,} kept as conflicted copies"),
+            (len(self.problems), f"{len(self.problems):,} not synced"),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """What this device knows without asking the server."""
+
+    server: str | None = None
+    device: str | None = None
+    device_id: str | None = None
+    folder: str | None = None
+    running: bool = False
+    """Whether a `sync` or `start` runs now."""
+    files: int = 0
+    """Files that disk and server last agreed on."""
+    pending: int = 0
+    """Things seen to differ and not settled yet."""
+    problems: tuple[PathProblem, ...] = field(default=())
+    synced: bool = False
+    """Whether a sync was ever done here."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """4 when not linked, 5 when something is known to differ or nothing is known, else 0."""
+        if self.device_id is None:
+            return ExitCode.NOT_SIGNED_IN
+        settled = self.synced and not self.pending and not self.problems
+        return ExitCode.DONE if settled else ExitCode.PROBLEMS
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as scripts read it."""
+        return {
+            "linked": self.device_id is not None,
+            "server": self.server,
+            "device": self.device,
+            "device_id": self.device_id,
+            "folder": self.folder,
+            "running": self.running,
+            "in_step": self.exit_code is ExitCode.DONE,
+            "files": self.files,
+            "pending": self.pending,
+            "problems": [problem.as_json() for problem in self.problems],
+        }
+
+    def as_text(self) -> str:
+        """Return it as a person reads it."""
+        if self.device_id is None:
+            return "Not linked to an account: use `lockstep login`."
+        lines = [f"{self.device} at {self.server}", f"folder: {self.folder or 'none yet'}", self._state()]
+        return "\n".join([*lines, *_lines(self.problems)])
+
+    def _state(self) -> str:
+        if not self.synced:
+            return "never synced"
+        running = "agent running" if self.running else "agent not running"
+        waiting = self.pending + len(self.problems)
+        known = f"{waiting:,} not in step" if waiting else "in step"
+        return f"{known} as last seen, {self.files:,} files, {running}"
+
+
+def error_json(error: LockstepError | None) -> dict[str, str] | None:
+    """Return an error as scripts read it."""
+    return None if error is None else {"code": error.code, "detail": error.detail}
+
+
+def moment(seconds: float | None) -> str | None:
+    """Return a time in seconds since 1970 as RFC 3339 in UTC."""
+    return None if seconds is None else stamp(datetime.fromtimestamp(seconds, UTC))
+
+
+def stamp(at: datetime | None) -> str | None:
+    """Return a time as RFC 3339 in UTC."""
+    return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+_UNIT = 1024
+
+
+def human_size(size: int) -> str:
+    """Return a size in bytes with a binary unit."""
+    if size < _UNIT:
+        return f"{size} B"
+    amount, unit = float(size), "B"
+    for bigger in ("KiB", "MiB", "GiB", "TiB"):
+        if amount < _UNIT:
+            break
+        amount, unit = amount / _UNIT, bigger
+    return f"{amount:.1f} {unit}"
+
+
+def _lines(problems: tuple[PathProblem, ...]) -> list[str]:
+    return [f"  {problem.path}: {problem.detail} ({problem.code})" for problem in problems]
