@@ -3,6 +3,12 @@
 A key names a node of the local tree: a node's id, or `+path` for an entry that the server does
 not know yet. Every destructive step carries what it expects to find; what is found instead means
 that the world has moved on: observe and plan again.
+
+A node's memory has two halves: its place, and its content with attributes. For a node that is
+synced, `MoveLocal`, `RotateLocal`, `MoveRemote`, `RotateRemote` and `SettlePlace` record the place
+alone; `Bind`, `Upload`, `SetRemote`, `SetLocal` and a `Download` over something record the content
+alone: the row at hand may already tell of a move that the disk has not followed. What makes a node
+synced (or there again: `MakeFolder`, a `Download` over nothing) records both.
 """
 
 from dataclasses import dataclass, field
@@ -40,12 +46,14 @@ class SettlePlace:
 class KeepCopy:
     """Rename a local entry so that its name is free for what was committed first.
 
-    With `node_id` its content no longer belongs to that node (a losing edit).
+    With `node_id` its content no longer belongs to that node (a losing edit). `parked`: it is no
+    copy and no conflict; it only makes way for a moment and goes on with the next plans.
     """
 
     entry: LocalEntry
     to: str
     node_id: str | None
+    parked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +162,16 @@ class SetLocal:
 
 @dataclass(frozen=True, slots=True)
 class DeleteRemote:
-    """Tell the server that a node was deleted here; a folder goes with everything below it."""
+    """Tell the server that a node was deleted here; a folder goes with everything below it.
+
+    `path` must be vacant, or hold `instead`: something else that has taken its name.
+    """
 
     node: RemoteNode
     path: str
     files: int
     """How many files this deletes, folders expanded."""
+    instead: LocalEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)

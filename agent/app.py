@@ -1,7 +1,6 @@
 """The composition root of the agent: opens the parts of one device and runs the engine."""
 
 import asyncio
-import errno
 import fcntl
 import json
 import os
@@ -255,7 +254,7 @@ async def open_parts(settings: Settings, folder: Path, options: Options) -> Asyn
             state = open_state(settings.state_path, credentials.namespace_id)
             disk = Disk(folder, trash_days=settings.trash_days)
             try:
-                await asyncio.to_thread(adopt_root, state, disk, folder)
+                adopt_root(state, disk, folder)
                 yield Parts(
                     settings=settings,
                     state=state,
@@ -276,14 +275,17 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(fd)
         yield
-    except OSError as error:
-        if error.errno in {errno.EWOULDBLOCK, errno.EACCES} and error.filename is None:
-            raise LocalError(code="already_running") from error
-        raise
     finally:
         os.close(fd)
+
+
+def _lock(fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise LocalError(code="already_running") from error
 
 
 def open_state(path: Path, namespace_id: str) -> State:

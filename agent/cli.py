@@ -278,7 +278,9 @@ def _usage_error(error: Exception) -> int:
     from agent.commands.output import print_error
 
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    if not message:  # no arguments at all: the help was shown
-        return 2
-    print_error("usage", message, as_json="--json" in sys.argv)
+    as_json = "--json" in sys.argv
+    if message.startswith("Usage:") and not as_json:  # no arguments at all: the help
+        print(message, file=sys.stderr)
+    else:
+        print_error("usage", message.partition("\n")[0], as_json=as_json)
     return 2

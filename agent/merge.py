@@ -147,32 +147,61 @@ class Merge:
         return local is not None and local.entry.trouble is not None
 
     def _fate_when_gone_here(self, synced: SyncedNode, standing: Standing) -> Fate:
+        if standing is Standing.DELETED_ABOVE and self._is_carried_out(synced.parent_id):
+            return Fate.HOLD
         if standing is not Standing.LIVE:
             return Fate.FORGET
-        remote = self.trees.remote[synced.id]
-        edited = remote.content_hash != synced.content_hash or remote.symlink_target != synced.symlink_target
-        moved_out = remote.parent_id != synced.parent_id and not self._on_disk(synced.parent_id)
-        return Fate.FETCH if edited or moved_out else Fate.DELETE_REMOTE
+        edited = _edited_remotely(synced, self.trees.remote[synced.id])
+        return Fate.FETCH if edited or self._moved_out_remotely(synced.id) else Fate.DELETE_REMOTE
+
+    def _moved_out_remotely(self, node_id: str) -> bool:
+        """Whether the server moved it, or a folder above it, out of a folder deleted here."""
+        synced, remote = self.trees.synced.get(node_id), self.trees.remote.get(node_id)
+        if synced is None or remote is None or self._on_disk(synced.parent_id):
+            return False
+        return remote.parent_id != synced.parent_id or self._moved_out_remotely(remote.parent_id)
 
     def _fate_when_here(self, synced: SyncedNode, local: LocalNode, standing: Standing) -> Fate:
-        if standing is Standing.LIVE:
-            return Fate.BOTH
-        edited = not same_content(synced, local.entry)
-        if standing is Standing.DELETED:
-            # A link holds nothing that a version could revive: it becomes a new one.
-            alive = Fate.REVIVE if synced.kind is Kind.FILE else Fate.FORGET
-            return alive if edited else Fate.REMOVE_LOCAL
-        if standing is Standing.ABSENT:
-            return Fate.FORGET if edited else Fate.REMOVE_LOCAL
-        moved_out = local.parent_key != synced.parent_id and self._lives(local.parent_key)
-        return Fate.RESCUE if edited or moved_out else Fate.REMOVE_LOCAL
+        match standing:
+            case Standing.LIVE:
+                return Fate.BOTH
+            case Standing.DELETED_ABOVE:
+                return self._fate_when_deleted_above(synced, local)
+            case _:
+                edited = not same_content(synced, local.entry)
+                # A link holds nothing that a version could revive: it becomes a new one.
+                revivable = standing is Standing.DELETED and synced.kind is Kind.FILE
+                alive = Fate.REVIVE if revivable else Fate.FORGET
+                return alive if edited else Fate.REMOVE_LOCAL
 
-    def _on_disk(self, key: str) -> bool:
-        return self.trees.local.path_of(key) is not None
+    def _fate_when_deleted_above(self, synced: SyncedNode, local: LocalNode) -> Fate:
+        remote = self.trees.remote[synced.id]
+        moved_out = self._is_carried_out(synced.id)
+        if moved_out and local.parent_key == remote.parent_id:
+            return Fate.BOTH
+        if not same_content(synced, local.entry) and _edited_remotely(synced, remote):
+            # The newer content was seen by who deleted it: only this edit lives on, as a new file.
+            return Fate.FORGET
+        return Fate.RESCUE if moved_out or not same_content(synced, local.entry) else Fate.REMOVE_LOCAL
+
+    def _is_carried_out(self, key: str) -> bool:
+        """Whether it was moved here, itself or with a folder above it, out of a deleted folder."""
+        local, synced = self.trees.local.nodes.get(key), self.trees.synced.get(key)
+        if local is None or synced is None or self.standing(key) is not Standing.DELETED_ABOVE:
+            return False
+        if local.parent_key == synced.parent_id:
+            return self._is_carried_out(synced.parent_id)
+        return self._lives(local.parent_key)
 
     def _lives(self, key: str) -> bool:
         """Whether a local folder is one that no deletion on the server concerns."""
-        return key not in self.trees.synced or self.standing(key) is Standing.LIVE
+        local = self.trees.local.nodes.get(key)
+        if local is not None and local.is_new:
+            return self._lives(local.parent_key)
+        return self.standing(key) is Standing.LIVE or self._is_carried_out(key)
+
+    def _on_disk(self, key: str) -> bool:
+        return self.trees.local.path_of(key) is not None
 
     # Places -------------------------------------------------------------------------------
 
@@ -214,11 +243,14 @@ class Merge:
         return self.remote_place(key) if self.standings.get(key) is Standing.LIVE else None
 
     def _keep_needed_folders(self) -> None:
-        """A folder on its way out stays when something in it lives on."""
+        """A folder on its way out stays when something in it lives on.
+
+        What is held here is only in the way of the removal: it makes no folder anew.
+        """
         for key in list(self.places):
             parent = self.places[key].parent
             while parent not in self.places and parent in self.fates:
-                if self.fates[parent] is Fate.REMOVE_LOCAL:
+                if self.fates[parent] is Fate.REMOVE_LOCAL and self.fates[key] is not Fate.HOLD:
                     self.fates[parent] = Fate.RECREATE
                     self.places[parent] = self.local_place(parent)
                 elif self.fates[parent] is Fate.DELETE_REMOTE:
@@ -272,6 +304,10 @@ class Merge:
             and self.standing(key) is Standing.LIVE
             and self.remote_place(key).slot == self.places[key].slot
         )
+
+
+def _edited_remotely(synced: SyncedNode, remote: RemoteNode) -> bool:
+    return remote.content_hash != synced.content_hash or remote.symlink_target != synced.symlink_target
 
 
 def _below(node: RemoteNode, above: Standing) -> Standing:

@@ -34,9 +34,13 @@ from agent.actions import (
 from agent.identity import LocalNode, join, same_content
 from agent.merge import Fate, Merge, Place, Standing, Trees, group_by_slot
 from agent.model import Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
+from agent.waits import find_ring, rings
 from libs.contracts.paths import conflicted_name, name_key
 
 Slot = tuple[str, str]
+
+_MOVING_HERE = (Fate.BOTH, Fate.FETCH, Fate.REMOVE_LOCAL)
+_MOVING_THERE = (Fate.BOTH, Fate.NEW, Fate.RESCUE, Fate.RECREATE, Fate.DELETE_REMOTE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,17 @@ class _Planner:
             for node in trees.remote.values()
             if self._merge.standing(node.id) is Standing.LIVE
         }
+        self._children_here = _by_parent((node.parent_key, node.key) for node in self._local.values())
+        self._children_there = _by_parent(
+            (node.parent_id, node.id)
+            for node in trees.remote.values()
+            if self._merge.standing(node.id) is Standing.LIVE
+        )
+        self._by_path: dict[str, LocalEntry] | None = None
+        self._blocked: dict[str, str] = {}
+        """Path → the path of what is in its way for now."""
+        self._taken: dict[Slot, str] = {}
+        """Places on disk that this plan fills: folded slot → key."""
         self._appearing: dict[str, str] = {}
         """Folders that this plan makes on disk: key → path."""
         self._creating: set[str] = set()
@@ -98,7 +113,10 @@ class _Planner:
             *self._local_removals(),
             *self._remote_removals(),
         ]
-        return Plan(self._due(rest), self._troubles)
+        due = self._due(rest) or self._due(self._making_way())
+        if not due:
+            self._report_blocked()
+        return Plan(due, self._troubles)
 
     def _due(self, actions: Iterable[Action]) -> tuple[Action, ...]:
         return tuple(action for action in actions if self._suspended.isdisjoint(paths_of(action)))
@@ -112,6 +130,10 @@ class _Planner:
         for node in self._local.values():
             if node.entry.trouble is not None:
                 self._troubles[node.entry.path] = node.entry.trouble
+            elif node.key in self._trees.held:
+                # It is seen here, so what is ignored is the place that the server has it at.
+                reason = self._trees.held[node.key] or Trouble("ignored_there", "The server has it at a path that is ignored here")
+                self._troubles[node.entry.path] = reason
 
     def _memory(self) -> list[Action]:
         actions: list[Action] = [Forget(key) for key in self._fated(Fate.FORGET)]
@@ -171,10 +193,10 @@ class _Planner:
     def _give_way(self, loser: str, winner: str) -> list[Action]:
         """Rename what has the weaker claim. What claims a held node's name waits."""
         self._wait(loser)
+        place, node = self._merge.places[loser], self._local.get(loser)
         if Fate.HOLD in {self._merge.fates[loser], self._merge.fates[winner]}:
+            self._report_waiting(place, node)
             return []
-        place = self._merge.places[loser]
-        node = self._local.get(loser)
         if node is not None and not self._merge.is_there_remotely(loser):
             return [KeepCopy(node.entry, self._copy_path(node), None)]
         remote = self._trees.remote.get(loser)
@@ -182,6 +204,11 @@ class _Planner:
             return []
         name = self._copy_name(place.parent, place.name)
         return [MoveRemote(remote, place.parent, name, node.entry if node else None)]
+
+    def _report_waiting(self, place: Place, node: LocalNode | None) -> None:
+        parent = self._trees.local.path_of(place.parent)
+        path = node.entry.path if node else join(parent or "", place.name)
+        self._troubles.setdefault(path, Trouble("path_occupied", "In its way: something left alone here"))
 
     def _copy_path(self, node: LocalNode) -> str:
         return join(node.entry.parent, self._copy_name(node.parent_key, node.entry.name))
@@ -237,8 +264,10 @@ class _Planner:
                 free.append(move)
             else:
                 blocked_by[key] = occupant
-        rings = [RotateLocal(tuple(wanted[key] for key in ring)) for ring in _rings(blocked_by)]
-        return [*free, *rings]
+                for path in (move.entry.path, move.to):
+                    self._report_occupied(path, place, occupant)
+        exchanges = [RotateLocal(tuple(wanted[key] for key in ring)) for ring in rings(blocked_by)]
+        return [*free, *exchanges]
 
     # The server's tree ----------------------------------------------------------------------
 
@@ -288,17 +317,11 @@ class _Planner:
                 free.append(move)
             else:
                 blocked_by[key] = occupant
-        return [*free, *(RotateRemote(tuple(wanted[key] for key in ring)) for ring in _rings(blocked_by))]
+        return [*free, *(RotateRemote(tuple(wanted[key] for key in ring)) for ring in rings(blocked_by))]
 
     def _would_cycle(self, key: str, parent: str) -> bool:
         """Whether on the server, as it is now, `parent` lies below `key`."""
-        current: str | None = parent
-        while current is not None and current != self._trees.root_id:
-            if current == key:
-                return True
-            node = self._trees.remote.get(current)
-            current = None if node is None else node.parent_id
-        return False
+        return bool(self._between(parent, key, self._parent_there)) or parent == key
 
     # Folders and contents -------------------------------------------------------------------
 
@@ -329,23 +352,35 @@ class _Planner:
             parent = self._trees.local.path_of(place.parent)
         if parent is None:
             return None
-        occupant = self._local_slots.get((place.parent, self._rules.fold(place.name)))
+        slot = place.parent, self._rules.fold(place.name)
+        occupant = self._local_slots.get(slot, self._taken.get(slot))
         path = join(parent, place.name)
         if occupant is not None:
-            self._report_occupied(path, occupant)
+            self._report_occupied(path, place, occupant)
             return None
-        self._local_slots[place.parent, self._rules.fold(place.name)] = key
+        self._taken[slot] = key
         return path
 
-    def _report_occupied(self, path: str, occupant: str) -> None:
-        """Say why a node cannot appear, unless what is in its way is about to go."""
-        node = self._local.get(occupant)
-        if node is None:
-            self._troubles[path] = Trouble(
-                "name_folded", "Another name of the server is the same on this disk"
-            )
-        elif node.entry.trouble is not None:
+    def _report_occupied(self, path: str, place: Place, occupant: str) -> None:
+        """Say why a node cannot be at a path, unless what is in its way is about to go."""
+        node, other = self._local.get(occupant), self._merge.places.get(occupant)
+        if node is not None and node.entry.trouble is not None:
             self._troubles[path] = Trouble("path_occupied", f"In its way: {node.entry.trouble.detail}")
+        elif other is not None and self._fold(other) == self._fold(place):
+            self._troubles[path] = Trouble(
+                "name_folded", f"On this disk {other.name!r} and {place.name!r} are one name"
+            )
+        elif node is not None:
+            self._blocked[path] = node.entry.path
+
+    def _report_blocked(self) -> None:
+        """Nothing can be done: what is in the way of something does not go either."""
+        for path, other in self._blocked.items():
+            detail = f"In its way: {other!r}, which is not in step itself"
+            self._troubles.setdefault(path, Trouble("path_occupied", detail))
+
+    def _fold(self, place: Place) -> Slot:
+        return place.parent, self._rules.fold(place.name)
 
     def _contents(self) -> list[Action]:
         actions: list[Action] = []
@@ -393,9 +428,7 @@ class _Planner:
     # Deletions ------------------------------------------------------------------------------
 
     def _local_removals(self) -> list[Action]:
-        children: dict[str, list[str]] = {}
-        for node in self._local.values():
-            children.setdefault(node.parent_key, []).append(node.key)
+        children = self._children_here
         keys = self._fated(Fate.REMOVE_LOCAL)
         going: set[str] = set()
         actions: list[Action] = []
@@ -416,10 +449,7 @@ class _Planner:
             self._troubles[self._local[key].entry.path] = Trouble("folder_not_empty", detail)
 
     def _remote_removals(self) -> list[Action]:
-        children: dict[str, list[str]] = {}
-        for node in self._trees.remote.values():
-            if self._merge.standing(node.id) is Standing.LIVE:
-                children.setdefault(node.parent_id, []).append(node.id)
+        children = self._children_there
         going = {key: 1 for key in self._fated(Fate.DELETE_REMOTE) if not self._merge.is_folder(key)}
         folders = [key for key in self._fated(Fate.DELETE_REMOTE) if self._merge.is_folder(key)]
         for key in sorted(folders, key=self._remote_depth, reverse=True):
@@ -427,10 +457,88 @@ class _Planner:
             if all(child in going for child in below):
                 going[key] = sum(going[child] for child in below)
         return [
-            DeleteRemote(self._trees.remote[key], self._remote_path(key), files)
+            self._deletion(key, files)
             for key, files in going.items()
             if self._trees.remote[key].parent_id not in going
         ]
+
+    def _deletion(self, key: str, files: int) -> DeleteRemote:
+        path = self._remote_path(key)
+        return DeleteRemote(self._trees.remote[key], path, files, self._entries_by_path().get(path))
+
+    def _entries_by_path(self) -> dict[str, LocalEntry]:
+        if self._by_path is None:
+            self._by_path = {node.entry.path: node.entry for node in self._local.values()}
+        return self._by_path
+
+    # Making way -----------------------------------------------------------------------------
+
+    def _making_way(self) -> list[Action]:
+        """When nothing else can be done: break a ring of waits by putting one of it aside.
+
+        A folder that goes into one that takes its name, a folder replaced by what was in it, and
+        the like: no order of moves does it, and no exchange.
+        """
+        here = self._blocking({key: self._waits_here(key) for key in self._fated(*_MOVING_HERE)})
+        if here is not None:
+            node = self._local[here]
+            return [KeepCopy(node.entry, self._copy_path(node), None, parked=True)]
+        there = self._blocking({key: self._waits_there(key) for key in self._fated(*_MOVING_THERE)})
+        if there is not None:
+            remote = self._trees.remote[there]
+            name, local = self._copy_name(remote.parent_id, remote.name), self._local.get(there)
+            return [MoveRemote(remote, remote.parent_id, name, local.entry if local else None)]
+        return []
+
+    @staticmethod
+    def _blocking(waits: dict[str, tuple[str | None, list[str]]]) -> str | None:
+        """Return what stands in the place of another in a ring of waits."""
+        ring = find_ring({key: [*filter(None, [occupant]), *others] for key, (occupant, others) in waits.items()})
+        following = zip(ring, [*ring[1:], *ring[:1]], strict=True)
+        return next((other for key, other in following if waits[key][0] == other), None)
+
+    def _between(self, start: str, key: str, parent_of: Callable[[str], str | None]) -> list[str]:
+        """Return the folders from `start` up to `key`, when it lies below that."""
+        chain: list[str] = []
+        current: str | None = start
+        while current is not None and current != key and current not in chain:
+            chain.append(current)
+            current = parent_of(current)
+        return chain if current == key else []
+
+    def _parent_here(self, key: str) -> str | None:
+        node = self._local.get(key)
+        return None if node is None else node.parent_key
+
+    def _parent_there(self, key: str) -> str | None:
+        node = self._trees.remote.get(key)
+        return None if node is None else node.parent_id
+
+    def _waits_here(self, key: str) -> tuple[str | None, list[str]]:
+        """Return what has to leave a node's new place on disk, and what else has to happen first."""
+        place, node = self._merge.places.get(key), self._local.get(key)
+        if place is None:
+            return None, self._children_here.get(key, [])
+        if node is not None and place.slot == self._merge.local_place(key).slot:
+            return None, []
+        occupant = self._local_slots.get(self._fold(place))
+        others = [place.parent] if self._trees.local.path_of(place.parent) is None else []
+        if node is not None:
+            others += self._between(place.parent, key, self._parent_here)
+        return (None if occupant == key else occupant), others
+
+    def _waits_there(self, key: str) -> tuple[str | None, list[str]]:
+        """Return what has to leave a node's new place on the server, and what else first."""
+        place, node = self._merge.places.get(key), self._trees.remote.get(key)
+        if place is None:
+            return None, self._children_there.get(key, [])
+        if self._merge.is_there_remotely(key):
+            return None, []
+        occupant = self._remote_slots.get(place.slot)
+        others = [place.parent] if self._merge.standing(place.parent) is not Standing.LIVE else []
+        if node is not None:
+            others += self._between(place.parent, key, self._parent_there)
+        return (None if occupant == key else occupant), others
 
     def _remote_depth(self, key: str) -> int:
         return self._remote_path(key).count("/")
@@ -484,24 +592,15 @@ def _attributes_differ(synced: SyncedNode, entry: LocalEntry) -> bool:
     return synced.stat.mtime_ns != entry.stat.mtime_ns or synced.stat.executable != entry.stat.executable
 
 
+def _by_parent(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    children: dict[str, list[str]] = {}
+    for parent, key in pairs:
+        children.setdefault(parent, []).append(key)
+    return children
+
+
 def _is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder + "/")
-
-
-def _rings(blocked_by: dict[str, str]) -> list[list[str]]:
-    """Return the rings of moves that wait for each other: each goes where the next one is."""
-    rings: list[list[str]] = []
-    done: set[str] = set()
-    for start in blocked_by:
-        trail: list[str] = []
-        key = start
-        while key in blocked_by and key not in done and key not in trail:
-            trail.append(key)
-            key = blocked_by[key]
-        if key in trail:
-            rings.append(trail[trail.index(key) :])
-        done.update(trail)
-    return rings
 
 
 def paths_of(action: Action) -> set[str]:

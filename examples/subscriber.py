@@ -15,6 +15,7 @@ from libs.contracts.events import FileCommitted
 from libs.messaging.rabbit import open_bus
 from libs.runtime import logs
 from libs.runtime.settings import BusSettings
+from libs.runtime.tasks import until_signalled
 
 NAME = "example"
 
@@ -31,11 +32,11 @@ async def nothing_to_ask() -> None:
 
 
 async def main() -> None:
-    """Subscribe until stopped."""
+    """Subscribe until stopped; a running handler may end."""
     logs.configure(level="info", style="console", service=NAME)
     async with open_bus(BusSettings(), service=NAME) as bus:
         await bus.subscribe(NAME, ("file.committed.*",), {FileCommitted: on_committed}, probe=nothing_to_ask)
-        await asyncio.Event().wait()
+        await until_signalled()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from tests.support.backends import Backends, find_backends
 from tests.support.stack import Stack, running_stack
 
 STACK_FIXTURES = {"backends", "stack"}
-STACK_SECONDS = 240
+STACK_SECONDS = 300
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ def hash_open(fd: int, stat: FileStat, stop: Stop) -> str:
             raise MismatchError("The file changes while it is read", code="changing")
         if stop():
             raise BlockedError("The agent is stopping", code="stopping")
-    if left or not look_inside(fd).stat.same(stat):
+    if left or not file_stat(os.fstat(fd), None).same(stat):
         raise MismatchError("The file changes while it is read", code="changing")
     return digest.hexdigest()
 

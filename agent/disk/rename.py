@@ -8,23 +8,25 @@ that fails it stays in the agent's own folder, from which nothing is removed uns
 import errno
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from typing import Final
 
 from agent.disk import native
-from agent.disk.errors import DiskError, MismatchError
+from agent.disk.errors import MismatchError
 from agent.disk.look import Seen, Stop, check_content, check_signs, check_unused, look, look_inside
 from agent.disk.native import Place, UnsupportedError
 from agent.disk.root import components, sync_folder
 from agent.model import LocalEntry, LocalKind
-from libs.contracts.paths import numbered_name
+from libs.contracts.limits import MAX_NAME_BYTES
+from libs.contracts.paths import cut_to_bytes, numbered_name, split_extension
 from libs.runtime.logs import get_logger
 
 log = get_logger("disk")
 
 KeepName = Callable[[str], str]
-"""Names the copy that is kept beside a name; called again with its answer when that is taken."""
+"""Names the copy that is kept beside a name; ` 2`, ` 3` are added when that is taken."""
 
 PRIVATE: Final = "swap."
 """How names of entries on their way in or out begin; downloads never have such a name."""
@@ -161,7 +163,7 @@ def give_back(private: Place, slot: Place, keep: KeepName) -> None:
     """
     try:
         name = _free_place(private, slot, keep)
-    except (OSError, DiskError):
+    except Exception:  # whatever it is, the file must not go with it
         log.exception("a file stays in the agent's folder", kept=private.name, was=slot.name)
         return
     if name != slot.name:
@@ -171,17 +173,23 @@ def give_back(private: Place, slot: Place, keep: KeepName) -> None:
 
 
 def _free_place(private: Place, slot: Place, keep: KeepName) -> str:
-    name = slot.name
-    for _ in range(_TRIES):
-        try:
+    for name in chain([slot.name], _names_beside(slot.name, keep)):
+        with suppress(FileExistsError):
             put(private, Place(slot.fd, name))
-        except FileExistsError:
-            name = keep(name)
-            if len(components(name)) != 1:
-                raise MismatchError("The name for a copy is not a name") from None
-        else:
             return name
     raise MismatchError("No free name was found for a copy")
+
+
+def _names_beside(name: str, keep: KeepName) -> Iterator[str]:
+    kept = keep(name)
+    if len(components(kept)) != 1:
+        raise MismatchError("The name for a copy is not a name")
+    yield kept
+    stem, extension = split_extension(kept)
+    for number in range(2, _TRIES):
+        end = f" {number}{extension}"
+        room = MAX_NAME_BYTES - len(end.encode())
+        yield cut_to_bytes(stem, room) + end
 
 
 def swap_visible(one: Place, other: Place) -> None:

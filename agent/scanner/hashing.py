@@ -7,11 +7,12 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from agent.disk import Disk, DiskError
-from agent.model import FileStat
+from agent.model import FileStat, LocalEntry
 
 WORKERS: Final = 2
+LARGE_BYTES: Final = 1024 * 1024
 BATCH: Final = 1000
-"""Files handed to the pool at a time."""
+"""Large files handed to the pool at a time."""
 WRITER_SECONDS: Final = 5.0
 """A file written to so recently by a program that still has it open is left to it."""
 
@@ -27,14 +28,15 @@ class Hashed(NamedTuple):
     error: DiskError | None = None
 
 
-def hash_files(disk: Disk, paths: Sequence[str]) -> Iterator[Hashed]:
-    """Read files and yield what each gave, in the order asked; ends early when the agent stops."""
-    if len(paths) <= WORKERS:
-        yield from (_hash(disk, path) for path in paths)
-        return
-    waiting = iter(paths)
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="hash") as pool:
-        while batch := list(islice(waiting, BATCH)):
+def hash_files(disk: Disk, entries: Sequence[LocalEntry]) -> Iterator[Hashed]:
+    """Read files and yield what each gave. When the disk is stopped each gives that error at once.
+
+    Small files are read one after the other: handing them to threads costs more than it gains.
+    """
+    yield from (_hash(disk, entry.path) for entry in entries if entry.stat.size < LARGE_BYTES)
+    waiting = (entry.path for entry in entries if entry.stat.size >= LARGE_BYTES)
+    while batch := list(islice(waiting, BATCH)):
+        with ThreadPoolExecutor(WORKERS, thread_name_prefix="hash") as pool:
             yield from pool.map(lambda path: _hash(disk, path), batch)
 
 

@@ -111,7 +111,7 @@ _LEFT_OUT = {"invalid_name", "name_collision"}
 
 def _read_new_content(disk: Disk, known: Known, walk: Walk) -> None:
     result = walk.result
-    wanted = [entry.path for entry in walk.to_hash if result.entries.get(entry.path) is entry]
+    wanted = [entry for entry in walk.to_hash if result.entries.get(entry.path) is entry]
     for hashed in hash_files(disk, wanted):
         if hashed.stat is not None and hashed.digest is not None:
             _take(result, hashed)

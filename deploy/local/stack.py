@@ -28,7 +28,7 @@ from deploy.local.probes import port_is_free
 from deploy.local.supervision import Supervisor, marked, write_configuration
 
 COMPONENTS = SERVICES + BACKENDS
-READY_SECONDS = 90.0
+READY_SECONDS = 180.0
 STOP_SECONDS = 60.0
 GOING_SECONDS = 3.0
 LOOK_EVERY = 0.1

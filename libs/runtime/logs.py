@@ -94,7 +94,10 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 
 def redact_value(value: Any) -> Any:
-    """Return the value with every URL's query and userinfo and every bearer token removed."""
+    """Return the value with every URL's query and userinfo and every bearer token removed.
+
+    What is neither text, number nor container becomes text here, and not later in the renderer.
+    """
     if isinstance(value, str):
         text = _URL_QUERY.sub(rf"\1?{REDACTED}", value)
         text = _URL_USERINFO.sub(rf"\1{REDACTED}@", text)
@@ -103,7 +106,9 @@ def redact_value(value: Any) -> Any:
         return {k: REDACTED if _SECRET_KEYS.search(str(k)) else redact_value(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [redact_value(item) for item in value]
-    return value
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return redact_value(repr(value))
 
 
 def _named(service: str) -> Any:

@@ -1,6 +1,7 @@
 """Structured background work for processes whose lifetime is an async context."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -22,6 +23,15 @@ async def running(*jobs: Callable[[], Awaitable[None]]) -> AsyncIterator[asyncio
         finally:
             for task in tasks:
                 task.cancel()
+
+
+async def until_signalled() -> None:
+    """Return at the first SIGTERM or SIGINT."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    await told.wait()
 
 
 async def every(seconds: float, job: Callable[[], Awaitable[None]], *, name: str) -> None:

@@ -57,7 +57,8 @@ def readable(node: Row, version: Row | None, stored: Row | None) -> Readable:
     """
     if version is None or version["node_id"] != node["_id"]:
         raise NotFoundError
-    if version.get("corrupt") or stored is None or stored["state"] != "live":
+    bad = version.get("corrupt") or stored is None or stored.get("corrupt")
+    if bad or stored is None or stored["state"] != "live":
         raise ConflictError("The bytes of this version are not there", code="object_gone")
     return Readable(
         node_id=node["_id"],

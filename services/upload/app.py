@@ -117,7 +117,7 @@ def _deps(settings: Settings, database: Database, outbox: Outbox, objects: S3Obj
 
 def _use_cases(deps: Deps, background: Background) -> tuple[UseCases, Settling]:
     wakeups, multiparts = Wakeups(), Multiparts(deps)
-    ending = Ending(deps, wakeups)
+    ending = Ending(deps)
     completing = Completing(deps, Sealing(deps, multiparts), background, wakeups)
     use_cases = UseCases(
         opening=Opening(deps, multiparts),

@@ -24,7 +24,9 @@ def world(shared: World) -> World:
 
 
 async def opened(world: World, account: Account, contents: list[bytes]) -> Json:
-    items = [{"content_hash": sha256(one), "size": len(one), "path": str(i)} for i, one in enumerate(contents)]
+    items = [
+        {"content_hash": sha256(one), "size": len(one), "path": str(i)} for i, one in enumerate(contents)
+    ]
     answer = await world.call(account, "POST", "/uploads/batch", {"items": items})
     assert answer.status == 201, answer
     return answer.body
@@ -42,7 +44,9 @@ async def send_all(world: World, upload: Json, contents: list[bytes], skip: tupl
     await asyncio.gather(*(send(entry) for entry in entries))
 
 
-async def complete(world: World, account: Account, upload: Json, indexes: list[int], name: str = "f") -> Answer:
+async def complete(
+    world: World, account: Account, upload: Json, indexes: list[int], name: str = "f"
+) -> Answer:
     items = [{"index": i, "parent_id": account.namespace_id, "name": f"{name}{i}"} for i in indexes]
     return await world.call(account, "POST", f"/uploads/{upload['id']}/complete-batch", {"items": items})
 
@@ -121,7 +125,10 @@ async def test_a_part_of_the_entries_can_be_committed_first(world: World) -> Non
     assert again.body["results"] == first.body["results"]
     rest = await complete(world, account, upload, [0, 1, 2, 3])
     assert (rest.body["state"], len(rest.body["results"])) == ("committed", 4)
-    assert [[entry.index for entry in event.entries] for event in asked_for(world, upload)] == [[0, 2], [1, 3]]
+    assert [[entry.index for entry in event.entries] for event in asked_for(world, upload)] == [
+        [0, 2],
+        [1, 3],
+    ]
 
 
 async def test_refused_entries_are_answered_one_by_one_and_can_go_elsewhere(world: World) -> None:
@@ -169,7 +176,9 @@ async def test_committed_bytes_stay_when_the_rest_is_given_up(world: World) -> N
 
 
 @pytest.mark.parametrize("indexes", [[5], [0, 0]])
-async def test_entries_that_are_not_there_or_named_twice_are_refused(world: World, indexes: list[int]) -> None:
+async def test_entries_that_are_not_there_or_named_twice_are_refused(
+    world: World, indexes: list[int]
+) -> None:
     account = await world.account()
     upload = await opened(world, account, [b"a", b"b"])
     answer = await complete(world, account, upload, indexes)

@@ -1,6 +1,7 @@
 """Backends that go away and come back; limits."""
 
-from collections.abc import AsyncIterator
+import gc
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -15,6 +16,15 @@ from tests.support.backends import Backends
 from tests.support.relay import Relay, relay_to
 from tests.support.upload_world import World, accept, running_app, settings_for, sha256, upload_world
 from tests.support.waiting import eventually
+
+# aiormq drops a coroutine of its own when a connection is reset during the handshake.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _dropped_coroutines_stay_here() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +76,9 @@ async def fragile(backends: Backends) -> AsyncIterator[tuple[World, Relays]]:
     async with relayed(backends) as (relays, changed):
         direct = {name: value for name, value in changed.items() if not name.endswith(("url", "endpoint"))}
         async with upload_world(backends, **direct) as world:
-            own = {name: changed[name] for name in ("amqp_url", "mongo_url", "s3_endpoint", "s3_public_endpoint")}
+            own = {
+                name: changed[name] for name in ("amqp_url", "mongo_url", "s3_endpoint", "s3_public_endpoint")
+            }
             async with running_app(world.settings.model_copy(update=own)) as url:
                 yield replace(world, url=url), relays
 
@@ -94,7 +106,9 @@ async def test_a_commit_accepted_while_the_broker_is_away_is_delivered_when_it_r
     assert (await world.complete(account, upload)).status == 200
 
 
-async def test_without_s3_the_session_becomes_open_again_and_can_be_given_up(fragile: tuple[World, Relays]) -> None:
+async def test_without_s3_the_session_becomes_open_again_and_can_be_given_up(
+    fragile: tuple[World, Relays],
+) -> None:
     world, relays = fragile
     world.tree.decide = accept
     account = await world.account()
@@ -131,7 +145,9 @@ async def test_a_large_session_opened_while_s3_is_away_is_usable_when_it_returns
     assert len((await world.call(account, "GET", "/uploads?state=all")).body["items"]) == 1
 
 
-async def test_without_the_database_the_answer_is_503_and_nothing_is_lost(fragile: tuple[World, Relays]) -> None:
+async def test_without_the_database_the_answer_is_503_and_nothing_is_lost(
+    fragile: tuple[World, Relays],
+) -> None:
     world, relays = fragile
     world.tree.decide = accept
     account = await world.account()
@@ -150,7 +166,9 @@ async def test_without_the_database_the_answer_is_503_and_nothing_is_lost(fragil
     await eventually(completes, seconds=20)
 
 
-async def test_the_answer_to_a_commit_survives_the_loss_of_the_database(fragile: tuple[World, Relays]) -> None:
+async def test_the_answer_to_a_commit_survives_the_loss_of_the_database(
+    fragile: tuple[World, Relays],
+) -> None:
     world, relays = fragile
 
     def database_goes_away(event: UploadCompleted) -> None:
@@ -173,9 +191,9 @@ async def test_the_answer_to_a_commit_survives_the_loss_of_the_database(fragile:
     await eventually(settled, seconds=30)
 
 
-# aiormq drops a coroutine of its own when a connection is reset during the handshake.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_the_service_starts_without_its_backends_and_becomes_ready_when_they_come(backends: Backends) -> None:
+async def test_the_service_starts_without_its_backends_and_becomes_ready_when_they_come(
+    backends: Backends,
+) -> None:
     async with relayed(backends) as (relays, changed):
         for relay in (relays.amqp, relays.mongo, relays.s3):
             relay.cut()

@@ -6,7 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from libs.contracts.events import CommitRejected, DeviceRevoked, FileCommitted, UploadAborted, UploadCompleted, UploadExpired
+from libs.contracts.events import (
+    CommitRejected,
+    DeviceRevoked,
+    FileCommitted,
+    UploadAborted,
+    UploadCompleted,
+    UploadExpired,
+)
 from libs.contracts.tree import ItemResult
 from tests.support.backends import Backends
 from tests.support.upload_world import Account, Json, World, accept, refuse, row_of, upload_world
@@ -188,7 +195,9 @@ async def test_answers_repeated_or_out_of_date_change_nothing(impatient: World) 
     shown = (await impatient.call(account, "GET", f"/uploads/{upload['id']}")).body
     assert shown["entries"][0]["result"]["row"]["name"] == "second"
     await impatient.tree.publish(impatient.tree.verdict(second, refused))
-    await impatient.tree.publish(CommitRejected(namespace_id=account.namespace_id, upload_id="0" * 24, attempt=1, results=[]))
+    await impatient.tree.publish(
+        CommitRejected(namespace_id=account.namespace_id, upload_id="0" * 24, attempt=1, results=[])
+    )
     restored = FileCommitted(namespace_id=account.namespace_id, first_seq=1, last_seq=1, changes=[])
     await impatient.tree.publish(restored)
     marker = await pending(impatient, account, b"marker")
@@ -280,14 +289,17 @@ async def test_the_sweep_learns_what_live_sessions_own(impatient: World) -> None
     rows = {row["_id"]: row async for row in impatient.database["uploads"].find({"user_id": account.user_id})}
     await impatient.call(account, "DELETE", f"/uploads/{given_up['id']}")
     asked = {
-        "keys": [rows[one["id"]]["entries"][0]["key"] for one in (large, given_up)] + ["t/unknown/1-0", "odd"],
+        "keys": [rows[one["id"]]["entries"][0]["key"] for one in (large, given_up)]
+        + ["t/unknown/1-0", "odd"],
         "s3_upload_ids": [rows[one["id"]]["s3_upload_id"] for one in (large, given_up)] + ["unknown"],
     }
     known = (await impatient.internal("known", asked)).body
     assert known == {"keys": asked["keys"][:1], "s3_upload_ids": asked["s3_upload_ids"][:1]}
 
 
-async def test_a_revoked_device_leaves_its_sessions_and_those_without_another_are_aborted(world: World) -> None:
+async def test_a_revoked_device_leaves_its_sessions_and_those_without_another_are_aborted(
+    world: World,
+) -> None:
     account = await world.account(devices=2)
     alone, joined = await world.open(account, b"alone"), await world.open(account, b"joined")
     await world.open(account, b"joined", device=1)
@@ -301,7 +313,9 @@ async def test_a_revoked_device_leaves_its_sessions_and_those_without_another_ar
         return row is not None and row["devices"] == [account.devices[1]]
 
     await eventually(left, seconds=10)
-    rows = {row["_id"]: row["state"] async for row in world.database["uploads"].find({"user_id": account.user_id})}
+    rows = {
+        row["_id"]: row["state"] async for row in world.database["uploads"].find({"user_id": account.user_id})
+    }
     assert rows == {alone["id"]: "aborted", joined["id"]: "open"}
     await world.tree.publish(revoked)
 

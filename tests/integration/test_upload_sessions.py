@@ -73,10 +73,18 @@ async def test_s3_refuses_bytes_with_another_hash_than_announced(world: World) -
 async def test_a_large_file_travels_in_parts(world: World) -> None:
     account = await world.account()
     upload = await world.open(account, BIG)
-    assert (upload["entries"][0]["mode"], upload["part_size"], upload["parts_total"]) == ("multipart", 5 * MIB, 3)
+    assert (upload["entries"][0]["mode"], upload["part_size"], upload["parts_total"]) == (
+        "multipart",
+        5 * MIB,
+        3,
+    )
     await world.send_parts(account, upload, BIG, [1, 2, 3])
     shown = (await world.call(account, "GET", f"/uploads/{upload['id']}")).body
-    assert [(part["number"], part["size"]) for part in shown["parts"]] == [(1, 5 * MIB), (2, 5 * MIB), (3, MIB)]
+    assert [(part["number"], part["size"]) for part in shown["parts"]] == [
+        (1, 5 * MIB),
+        (2, 5 * MIB),
+        (3, MIB),
+    ]
     assert shown["parts"][2]["digest"] == sha256(BIG[10 * MIB :])
     assert shown["parts_done"] == 3
     assert (await world.complete(account, upload)).status == 200
@@ -217,7 +225,10 @@ async def test_parts_that_were_joined_by_a_lost_answer_count_as_joined(world: Wo
     key, running = row["entries"][0]["key"], row["s3_upload_id"]
     parts = await world.store.list_parts(key, running)
     size = 5 * MIB
-    joined = [PartToJoin(p.number, p.etag, sha256(content[(p.number - 1) * size : p.number * size])) for p in parts or []]
+    joined = [
+        PartToJoin(p.number, p.etag, sha256(content[(p.number - 1) * size : p.number * size]))
+        for p in parts or []
+    ]
     await world.store.complete_multipart(key, running, joined)
     again = await world.open(account, content)
     assert (again["id"], again["parts_done"]) == (upload["id"], 3)
@@ -322,8 +333,8 @@ async def test_sessions_of_others_do_not_exist(world: World) -> None:
         answer = await world.call(stranger, method, f"/uploads/{upload['id']}{path}", body)
         assert (answer.status, answer.body["code"]) == (404, "not_found"), path
     assert (await world.call(stranger, "GET", "/uploads")).body["items"] == []
-    body = {"namespace_id": account.namespace_id, "content_hash": sha256(b""), "size": 0}
-    assert (await world.call(stranger, "POST", "/uploads", body)).status == 404
+    single = {"namespace_id": account.namespace_id, "content_hash": sha256(b""), "size": 0}
+    assert (await world.call(stranger, "POST", "/uploads", single)).status == 404
     batch = {"namespace_id": account.namespace_id, "items": [{"content_hash": sha256(b""), "size": 0}]}
     assert (await world.call(stranger, "POST", "/uploads/batch", batch)).status == 404
 
@@ -416,14 +427,20 @@ async def test_lists_can_be_narrowed_to_a_content(world: World) -> None:
         assert [item["id"] for item in page.body["items"]] == [two["id"]]
 
 
-@pytest.mark.parametrize("query", ["state=closed", "content_hash=1", "cursor=!", "cursor=YQ", "limit=0", "more=1"])
+@pytest.mark.parametrize(
+    "query", ["state=closed", "content_hash=1", "cursor=!", "cursor=YQ", "limit=0", "more=1"]
+)
 async def test_malformed_queries_are_refused(world: World, query: str) -> None:
     answer = await world.call(await world.account(), "GET", f"/uploads?{query}")
     assert (answer.status, answer.body["code"]) == (400, "invalid_request")
 
 
 async def test_without_a_token_nothing_is_answered(world: World) -> None:
-    for method, path in [("GET", "/v1/uploads"), ("POST", "/v1/uploads"), ("POST", "/internal/uploads/expire")]:
+    for method, path in [
+        ("GET", "/v1/uploads"),
+        ("POST", "/v1/uploads"),
+        ("POST", "/internal/uploads/expire"),
+    ]:
         async with world.session.request(method, world.url + path) as answer:
             assert answer.status == 401
     account = await world.account()

@@ -63,7 +63,7 @@ class Device:
         self.suspended: frozenset[str] = frozenset()
         self.troubles: dict[str, Trouble] = {}
         self.unrecorded: set[str] = set()
-        """Contents that were committed while the device died before it knew."""
+        """Contents that were committed or put on disk while the device died before it knew."""
         self.done: list[Action] = []
         fold = disk.kind.fold
         self.rules = Rules(name, DAY, lambda text: fold(name_key(text)))
@@ -179,6 +179,14 @@ class Device:
         if synced is not None:
             self.memory.synced[node.id] = replace(synced, parent_id=node.parent_id, name=node.name)
 
+    def _unrecorded_meanwhile(self, content: str) -> Steps:
+        """What is done is done, but not yet recorded: the device may die here."""
+        known = content in self.unrecorded
+        self.unrecorded.add(content)
+        yield
+        if not known:
+            self.unrecorded.discard(content)
+
     def _expect(self, entry: LocalEntry) -> None:
         if not self.disk.holds(entry):
             raise StaleError(entry.path)
@@ -280,9 +288,7 @@ class Device:
         row = self.server.create_symlink(
             self._id(action.parent_key), action.name, action.entry.symlink_target
         )
-        self.unrecorded.add(action.entry.symlink_target)
-        yield
-        self.unrecorded.discard(action.entry.symlink_target)
+        yield from self._unrecorded_meanwhile(action.entry.symlink_target)
         self._learn(row)
         self._record(row, action.entry)
 
@@ -331,9 +337,7 @@ class Device:
         content = action.entry.content_hash
         assert content is not None
         row = self._commit(action, content)
-        self.unrecorded.add(content)
-        yield
-        self.unrecorded.discard(content)
+        yield from self._unrecorded_meanwhile(content)
         self._learn(row)
         if row.id in self.memory.synced:
             self._record_content(row, action.entry)
@@ -387,7 +391,7 @@ class Device:
             self.disk.put_over(path, kind, content)
         self._set_attributes(node, path)
         entry = self.disk.look(path)
-        yield
+        yield from self._unrecorded_meanwhile(content)
         if action.expect is not None and node.id in self.memory.synced:
             self._record_content(node, entry)
         else:
@@ -403,15 +407,14 @@ class Device:
 
     @_run.register
     def _(self, action: act.DeleteRemote) -> Steps:
+        if action.instead is not None:
+            self._expect(action.instead)
+        elif action.path in self.disk.entries:
+            raise StaleError(action.path)
         row = self.server.delete(action.node.id, action.node.version_id, self.memory.cursor)
         yield
         self._learn(row)
-        self._forget_below(action.node.id)
-
-    def _forget_below(self, node_id: str) -> None:
-        self.memory.synced.pop(node_id, None)
-        for child in [n.id for n in self.memory.synced.values() if n.parent_id == node_id]:
-            self._forget_below(child)
+        self.memory.synced.pop(action.node.id, None)
 
     @_run.register
     def _(self, action: act.RemoveLocal) -> Steps:

@@ -242,6 +242,7 @@ def _settle(world: World, step: Step) -> None:
     world.settle()
     world.check()
     world.ledger.free.clear()
+    world.ledger.destroyed.difference_update(world.live_contents())
     for device in world.devices:
         device.unrecorded.clear()
 

@@ -201,7 +201,7 @@ class Server:
                 raise RefusedError("version_conflict")
             return
         for row in self.rows.values():
-            if row.seq > seen_seq and self._is_below(row, node.id):
+            if row.seq > seen_seq and not row.deleted and self._is_below(row, node.id):
                 raise RefusedError("subtree_changed")
 
     def _is_below(self, row: RemoteNode, folder: str) -> bool:
@@ -209,6 +209,8 @@ class Server:
         while parent != ROOT:
             if parent == folder:
                 return True
+            if self.rows[parent].deleted:
+                return False
             parent = self.rows[parent].parent_id
         return False
 

@@ -103,9 +103,10 @@ class World:
         lost = ledger.written - ledger.destroyed - kept
         assert not lost, f"lost: {sorted(lost)}"
         assert set(live) <= ledger.written, f"invented: {sorted(set(live) - ledger.written)}"
-        doubled = {c for c in live if live.count(c) > 1 and not c.startswith(SHARED)} - ledger.copied
-        assert not doubled, f"doubled: {sorted(doubled)}"
         unrecorded: set[str] = set().union(*(d.unrecorded for d in self.devices))
+        doubled = {c for c in live if live.count(c) > 1 and not c.startswith(SHARED)}
+        doubled -= ledger.copied | unrecorded
+        assert not doubled, f"doubled: {sorted(doubled)}"
         back = {c for c in ledger.destroyed & set(live) if not c.startswith(SHARED)}
         back -= ledger.free | ledger.copied | unrecorded
         assert not back, f"came back: {sorted(back)}"
@@ -172,7 +173,8 @@ class User:
 
     def _wrote(self, path: str, content: str) -> None:
         self._ledger.written.add(content)
-        self._ledger.destroyed.discard(content)
+        if not content.startswith(SHARED):
+            self._ledger.destroyed.discard(content)
         self._named(path)
 
     def _named(self, path: str) -> None:
@@ -208,6 +210,7 @@ class User:
         if not self._fits(path):
             return False
         self.disk.add(path, LocalKind.OTHER)
+        self._named(path)
         return True
 
     def edit(self, path: str, content: str | None = None) -> bool:
@@ -318,6 +321,7 @@ def restore(world: World, node_id: str) -> bool:
     if not world.server.restore(node_id):
         return False
     world.ledger.free.update(_content_of(row) for row in below)
+    world.ledger.names.add(world.server.rows[node_id].name)
     return True
 
 
@@ -333,5 +337,6 @@ def restore_version(world: World, node_id: str, number: int) -> bool:
     except RefusedError:
         return False
     world.ledger.copied.add(content)
-    world.ledger.destroyed.discard(content)
+    if node.content_hash != content:
+        world.ledger.destroyed.add(node.content_hash or "")
     return True

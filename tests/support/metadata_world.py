@@ -60,7 +60,9 @@ class Account:
     device_id: str
 
 
-def entry(index: int, content: bytes, *, verified: bool = True, object_id: str | None = None, **target: Any) -> UploadedEntry:
+def entry(
+    index: int, content: bytes, *, verified: bool = True, object_id: str | None = None, **target: Any
+) -> UploadedEntry:
     """One file of a completion; with `object_id` it refers to an object that is there already."""
     stored = UploadedObject(
         id=object_id or new_id(),
@@ -95,7 +97,9 @@ class World:
         assert answer.status == 200, answer
         return account
 
-    async def call(self, account: Account, method: str, path: str, body: object = None, **query: Any) -> Answer:
+    async def call(
+        self, account: Account, method: str, path: str, body: object = None, **query: Any
+    ) -> Answer:
         token = self.signer.access_token(account.user_id, account.device_id, account.namespace_id)
         return await self._request(method, f"{self.url}/v1{path}", body, token, query)
 
@@ -103,7 +107,9 @@ class World:
         return await self.call(account, "GET", path, None, **query)
 
     async def internal(self, method: str, path: str, body: object = None, **query: Any) -> Answer:
-        return await self._request(method, f"{self.url}/internal{path}", body, self.signer.service_token("test"), query)
+        return await self._request(
+            method, f"{self.url}/internal{path}", body, self.signer.service_token("test"), query
+        )
 
     async def _request(self, method: str, url: str, body: object, token: str, query: Json) -> Answer:
         headers = {"Authorization": f"Bearer {token}"}
@@ -125,7 +131,12 @@ class World:
     # Commits --------------------------------------------------------------------------------
 
     def completed(
-        self, account: Account, entries: Sequence[UploadedEntry], *, upload_id: str | None = None, attempt: int = 1
+        self,
+        account: Account,
+        entries: Sequence[UploadedEntry],
+        *,
+        upload_id: str | None = None,
+        attempt: int = 1,
     ) -> UploadCompleted:
         return UploadCompleted(
             namespace_id=account.namespace_id,
@@ -161,7 +172,9 @@ class World:
         assert row is not None
         return row.model_dump(mode="json")
 
-    async def file(self, account: Account, name: str, content: bytes = b"content", parent_id: str | None = None) -> Json:
+    async def file(
+        self, account: Account, name: str, content: bytes = b"content", parent_id: str | None = None
+    ) -> Json:
         return await self.commit(account, content, parent_id=parent_id or account.namespace_id, name=name)
 
     async def refused(self, account: Account, content: bytes, **target: Any) -> Json:
@@ -179,7 +192,9 @@ class World:
             if isinstance(event, TreeChanged) and event.namespace_id == account.namespace_id
         ]
 
-    async def feed(self, account: Account, cursor: str | None = None, limit: int = 1000) -> tuple[list[Json], str]:
+    async def feed(
+        self, account: Account, cursor: str | None = None, limit: int = 1000
+    ) -> tuple[list[Json], str]:
         """Read the feed to its end; return all rows and the last cursor."""
         rows: list[Json] = []
         while True:

@@ -12,7 +12,7 @@ from deploy.local.commands import Command
 from deploy.local.probes import port_is_free
 from tests.support.reaper import Reaper
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 LOOK_EVERY = 0.03
 LOG_LINES = 60
 

@@ -171,7 +171,10 @@ class World:
     async def send(self, request: Json, content: bytes) -> tuple[int, str]:
         """Carry out a presigned PUT; return status and the error's text."""
         async with self.session.put(
-            request["url"], data=io.BytesIO(content), headers=request["headers"], skip_auto_headers=["Content-Type"]
+            request["url"],
+            data=io.BytesIO(content),
+            headers=request["headers"],
+            skip_auto_headers=["Content-Type"],
         ) as answer:
             return answer.status, await answer.text()
 
@@ -218,6 +221,10 @@ class World:
 
 
 def settings_for(backends: Backends, **changed: Any) -> Settings:
+    """Return settings of a service with a database and queues of its own.
+
+    The bucket is one for all: keys are random, and SeaweedFS sets gigabytes aside for each bucket.
+    """
     own = f"u{secrets.token_hex(6)}"
     values: Json = {
         "port": 0,
@@ -226,7 +233,7 @@ def settings_for(backends: Backends, **changed: Any) -> Settings:
         "mongo_url": SecretStr(backends.mongo_url),
         "mongo_database": own,
         "s3_endpoint": backends.s3_endpoint,
-        "s3_bucket": own,
+        "s3_bucket": "lockstep-test-uploads",
         "s3_access_key": SecretStr(backends.s3_access_key),
         "s3_secret_key": SecretStr(backends.s3_secret_key),
         "token_secret": SecretStr(secrets.token_hex(32)),

@@ -33,6 +33,8 @@ from libs.runtime.settings import BusSettings
 log = get_logger("bus")
 
 _RECONNECT: Final = Backoff(0.2, 5.0)
+_SET_UP_SECONDS: Final = 60.0
+"""Until a broker that accepts a connection and then says nothing counts as away."""
 
 
 class _Part(Protocol):
@@ -101,19 +103,23 @@ class RabbitBus:
         lost = asyncio.Event()
         async with connected(self._settings) as connection:
             connection.close_callbacks.add(lambda *_: lost.set())
-            publisher = await open_publisher(connection)
-            publisher.close_callbacks.add(lambda *_: lost.set())
-            await declare(publisher, self.topology, self._settings.amqp_retry_delays)
-            events = await publisher.get_exchange(self.topology.exchange, ensure=False)
-            session = self._session = _Session(connection, lost, publisher, events)
             try:
-                for part in self._parts:  # one that is added meanwhile is started here too
-                    await part.start(await self._work_channel(session))
+                async with asyncio.timeout(_SET_UP_SECONDS):
+                    await self._set_up(connection, lost)
                 self._ready.set()
                 log.info("bus is connected")
                 await lost.wait()
             finally:
                 self._session = None
+
+    async def _set_up(self, connection: AbstractConnection, lost: asyncio.Event) -> None:
+        publisher = await open_publisher(connection)
+        publisher.close_callbacks.add(lambda *_: lost.set())
+        await declare(publisher, self.topology, self._settings.amqp_retry_delays)
+        events = await publisher.get_exchange(self.topology.exchange, ensure=False)
+        session = self._session = _Session(connection, lost, publisher, events)
+        for part in self._parts:  # one that is added meanwhile is started here too
+            await part.start(await self._work_channel(session))
 
     async def _work_channel(self, session: _Session) -> AbstractChannel:
         channel = await session.connection.channel()

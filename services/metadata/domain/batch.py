@@ -75,7 +75,7 @@ class Batch:
         self.seq += 1
         self.changed_us = max(self.start.now_us, self.changed_us + 1)
         stamped = replace(node, seq=self.seq, changed_us=self.changed_us, device=self.actor.device)
-        self.added_files += _live_file(stamped) - _live_file(self.tree.anywhere(node.id))
+        self.added_files += _live_file(stamped) - _live_file(self.tree.latest(node.id))
         self.tree.put(stamped)
         self.changes.append(Change(topic, stamped))
         return stamped

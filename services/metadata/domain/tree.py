@@ -133,9 +133,13 @@ class Tree:
         """Say whether the parent or any folder above it is deleted."""
         return any(folder is None or folder.deleted for folder in self.chain(parent_id))
 
+    def latest(self, node_id: str) -> Node | None:
+        """Return a node that is loaded or was put; None for one that is new."""
+        return self._nodes.get(node_id) or self._loaded.nodes.get(node_id)
+
     def put(self, node: Node) -> None:
         """Set a node's new state and keep the places in step."""
-        before = self._nodes.get(node.id) or self._loaded.nodes.get(node.id)
+        before = self.latest(node.id)
         if before is not None and not before.deleted:
             self._slots[before.slot] = None
         if not node.deleted:

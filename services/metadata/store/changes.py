@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Any
 
 from pymongo import ReplaceOne, UpdateOne
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from libs.contracts.errors import NotFoundError, UnavailableError
+from libs.contracts.errors import LockstepError, NotFoundError, UnavailableError
 from libs.contracts.ids import new_id
 from libs.contracts.tree import ItemResult
 from libs.mongo.client import Database, Document, Session
@@ -17,12 +17,22 @@ from libs.mongo.views import EPOCH_ID
 from services.metadata.domain.batch import Batch, Start
 from services.metadata.domain.evaluate import Outcome, Recorded, evaluate
 from services.metadata.domain.model import Job, Rules, from_micros, to_micros
+from services.metadata.domain.needs import assume_new, obvious
 from services.metadata.domain.tree import Loaded, Need
 from services.metadata.store.documents import node_document, object_document, version_document
 from services.metadata.store.loader import Loader, ParentHints
 
 _TRIES = 5
 """Evaluations until a collision caught by a unique index counts as an outage."""
+_PASSES = 1000
+"""Usually one; each name that a restored node cannot have takes one more."""
+
+
+_DUPLICATE = 11000
+
+
+class _CollisionError(Exception):
+    """A unique index refused a write."""
 
 
 class ChangeStore:
@@ -43,25 +53,37 @@ class ChangeStore:
         Raises `NotFoundError` when there is no such namespace (any more), `UnavailableError` when
         the outcome is unknown: repeating the same jobs is then safe.
         """
-
-        async def body(transaction: Transaction) -> list[tuple[ItemResult, ...]]:
-            return await self._body(transaction, namespace_id, jobs)
-
-        for _ in range(_TRIES):
+        for tries in range(_TRIES):
             try:
-                return await self._outbox.transact(body)
-            except DuplicateKeyError:  # another process was faster: look again
+                return await self._try(namespace_id, jobs, thorough=tries > 0)
+            except _CollisionError:  # an assumption was wrong, or another process was faster
                 continue
         raise UnavailableError("The namespace is busy", retry_after=1)
 
+    async def _try(
+        self, namespace_id: str, jobs: Sequence[Job], *, thorough: bool
+    ) -> list[tuple[ItemResult, ...]]:
+        async def body(transaction: Transaction) -> list[tuple[ItemResult, ...]]:
+            loaded = Loaded(namespace_id)
+            if not thorough:
+                assume_new(jobs, loaded)
+            return await self._body(transaction, loaded, jobs)
+
+        try:
+            return await self._outbox.transact(body)
+        except (DuplicateKeyError, BulkWriteError) as error:
+            if _collided(error):
+                raise _CollisionError from error
+            raise
+
     async def _body(
-        self, transaction: Transaction, namespace_id: str, jobs: Sequence[Job]
+        self, transaction: Transaction, loaded: Loaded, jobs: Sequence[Job]
     ) -> list[tuple[ItemResult, ...]]:
         session = transaction.session
-        start = await self._lock(session, namespace_id)
+        start = await self._lock(session, loaded.namespace_id)
         recorded = await self._recorded(session, jobs)
-        outcome = await self._evaluate(session, namespace_id, jobs, start, recorded)
-        await self._write(session, namespace_id, outcome)
+        outcome = await self._evaluate(session, loaded, jobs, start, recorded)
+        await self._write(session, loaded.namespace_id, outcome)
         await transaction.emit(*outcome.events)
         return outcome.results
 
@@ -89,20 +111,23 @@ class ChangeStore:
     async def _evaluate(
         self,
         session: Session,
-        namespace_id: str,
+        loaded: Loaded,
         jobs: Sequence[Job],
         start: Start,
         recorded: dict[str, Recorded],
     ) -> Outcome:
-        loaded = Loaded(namespace_id, used_bytes=await self._used(session, namespace_id))
+        loaded.used_bytes = await self._used(session, loaded.namespace_id)
         loader = Loader(
             self._database, session, self._hints, max_unseen=self._rules.max_unseen, head=start.seq
         )
-        while True:
+        need = obvious(jobs)
+        for _ in range(_PASSES):
+            await loader.load(need, loaded)
             outcome = evaluate(jobs, loaded, start, self._rules, new_id, recorded)
             if not isinstance(outcome, Need):
                 return outcome
-            await loader.load(outcome, loaded)
+            need = outcome
+        raise LockstepError("An evaluation never has enough")
 
     async def _used(self, session: Session, namespace_id: str) -> int:
         if self._rules.quota_bytes is None:
@@ -170,6 +195,12 @@ class ChangeStore:
     async def _insert(self, session: Session, collection: str, documents: list[Document]) -> None:
         if documents:
             await self._database[collection].insert_many(documents, ordered=False, session=session)
+
+
+def _collided(error: DuplicateKeyError | BulkWriteError) -> bool:
+    if isinstance(error, DuplicateKeyError):
+        return True
+    return any(item.get("code") == _DUPLICATE for item in (error.details or {}).get("writeErrors", ()))
 
 
 def _record_document(upload_id: str, record: Recorded, namespace_id: str, now: datetime) -> dict[str, Any]:

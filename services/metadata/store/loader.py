@@ -17,6 +17,8 @@ from services.metadata.store.documents import node_of, object_of, version_of
 _PIECE = 50
 _HINTS = 100_000
 
+_UNKNOWN = object()
+
 T = TypeVar("T")
 
 
@@ -83,20 +85,23 @@ class Loader:
         """Keep the nodes; return the parents that are not known yet."""
         self._hints.learn(nodes)
         into.nodes.update({node.id: node for node in nodes})
-        return {node.parent_id for node in nodes if node.parent_id not in {into.namespace_id, *into.nodes}}
+        parents = {node.parent_id for node in nodes if node.parent_id != into.namespace_id}
+        return parents - into.nodes.keys()
 
     async def _by_id(
         self, collection: str, ids: Collection[str], into: dict[str, T | None]
     ) -> list[Document]:
-        """Return the documents; every id asked for counts as known from now on."""
-        into.update(dict.fromkeys(ids))
-        return [item async for item in self._pieces(collection, {}, "_id", ids)]
+        """Return the documents that are not known; every id asked for is known from now on."""
+        missing = set(ids) - into.keys()
+        into.update(dict.fromkeys(missing))
+        return [item async for item in self._pieces(collection, {}, "_id", missing)]
 
     async def _slots(self, slots: Collection[Slot], into: Loaded) -> None:
         into.slots.update(dict.fromkeys(slots))
         by_parent: dict[str, list[str]] = {}
         for parent_id, key in slots:
-            by_parent.setdefault(parent_id, []).append(key)
+            if into.nodes.get(parent_id, _UNKNOWN) is not None:  # else it is new: nothing is in it
+                by_parent.setdefault(parent_id, []).append(key)
         found: list[Node] = []
         for parent_id, keys in by_parent.items():
             place = {"namespace_id": into.namespace_id, "parent_id": parent_id, "deleted": False}

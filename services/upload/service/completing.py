@@ -1,7 +1,8 @@
 """Completing a session: bytes sealed, the commit announced, its answer waited for.
 
     open ──claim──▶ completing ──sealed──▶ committing ──answer──▶ committed | failed | open
-                        └──bytes missing, S3 away──▶ open
+      │                 └──parts missing, S3 away──▶ open     ▲
+      └──sealed at once: all but multipart────────────────────┘
 
 Each arrow is one conditional write on (state, attempt), so of two processes that drive the same
 session one wins and the other finds it done.
@@ -25,12 +26,12 @@ from libs.contracts.tree import ItemResult
 from libs.runtime.backoff import Backoff
 from libs.runtime.logs import get_logger
 from services.upload.domain.completion import Plan, Targets, missing_error, plan, same_request, with_targets
-from services.upload.domain.session import Device, Lease, Session
+from services.upload.domain.session import PENDING, Device, Lease, Session
 from services.upload.service import announce
 from services.upload.service.background import Background, repeating
 from services.upload.service.deps import Deps
 from services.upload.service.sealing import Sealing
-from services.upload.service.wakeups import Wakeups, woken
+from services.upload.service.wakeups import Wakeups
 
 log = get_logger("completing")
 
@@ -58,16 +59,16 @@ class Completing:
         for _ in range(_TRIES):
             if session.pending:
                 joined = same_request(session, targets)
-                session = await self._settled(session.id, deadline)
+                session = await self._settled(session, deadline)
                 if joined or session.pending:
                     return _reply(session, targets, joined=joined)
             todo = plan(session, targets)
             if not todo.asked:
                 return _answered(session, targets, todo)
             _check_open(session)
-            claimed = await self._claim(session, device, todo.asked)
-            if claimed is not None:
-                return _reply(await self._drive_and_wait(claimed, deadline), targets, joined=True)
+            begun = await self._begin(session, device, todo.asked, deadline)
+            if begun is not None:
+                return _reply(await self._settled(begun, deadline), targets, joined=True)
             session = await self._get(session.id)
         raise UnavailableError("The session changes too fast", retry_after=1)
 
@@ -77,39 +78,52 @@ class Completing:
             raise NotFoundError
         return session
 
-    async def _claim(self, session: Session, device: Device, asked: Targets) -> Session | None:
-        """Open → completing, with a lease for this process; None: another request was faster."""
-        claimed = replace(
-            with_targets(session, asked),
-            state=UploadState.COMPLETING,
-            device=device,
-            lease=self._lease(),
-            updated_at=self._deps.now(),
-        )
-        return claimed if await self._deps.sessions.change(session, claimed) else None
+    async def _begin(
+        self, session: Session, device: Device, asked: Targets, deadline: float
+    ) -> Session | None:
+        """Bring a new attempt under way; None: another request was faster."""
+        attempt = replace(with_targets(session, asked), device=device, updated_at=self._deps.now())
+        if session.multipart:
+            return await self._claim_and_drive(session, attempt, deadline)
+        sealed = await self._sealing.seal(attempt)
+        return await self._announce(session, sealed)
+
+    async def _claim_and_drive(self, session: Session, attempt: Session, deadline: float) -> Session | None:
+        """Take the session for this process and drive it in the background.
+
+        Joining thousands of parts can take minutes; what needs one question to S3 goes without.
+        """
+        claimed = replace(attempt, state=UploadState.COMPLETING, lease=self._lease())
+        if not await self._deps.sessions.change(session, claimed):
+            return None
+        driving = self._background.start(self.drive(claimed))
+        done, _ = await asyncio.wait({driving}, timeout=max(0.0, deadline - _clock()))
+        if done:
+            driving.result()
+        return claimed
+
+    async def _announce(self, before: Session, sealed: Session) -> Session | None:
+        """Any state → committing, with the wish to commit in the same transaction."""
+        after = replace(sealed, state=UploadState.COMMITTING, lease=None, updated_at=self._deps.now())
+        return after if await self._deps.sessions.change(before, after, announce.completed(after)) else None
 
     def _lease(self) -> Lease:
         return Lease(self._process, self._deps.now() + timedelta(seconds=self._deps.settings.lease_seconds))
 
-    async def _drive_and_wait(self, session: Session, deadline: float) -> Session:
-        """Drive in the background, for joining thousands of parts can take minutes."""
-        driving = self._background.start(self.drive(session))
-        done, _ = await asyncio.wait({driving}, timeout=max(0.0, deadline - _clock()))
-        if done:
-            driving.result()
-        return await self._settled(session.id, deadline)
-
-    async def _settled(self, session_id: str, deadline: float) -> Session:
+    async def _settled(self, session: Session, deadline: float) -> Session:
         """Return the session once no completion is under way, or as it is at the deadline."""
-        with self._wakeups.waiting(session_id) as event:
+        with self._wakeups.waiting(session.id) as waiter:
             polls = 0
-            while True:
-                session = await self._get(session_id)
+            while waiter.told is None:
+                state = await self._deps.sessions.state(session.id)
+                if state not in PENDING:
+                    return await self._get(session.id)
                 left = deadline - _clock()
-                if not session.pending or left <= 0:
-                    return session
-                await woken(event, min(_POLL.delay(polls), left))
+                if left <= 0:
+                    return replace(session, state=state)
+                await waiter.pause(min(_POLL.delay(polls), left))
                 polls += 1
+            return waiter.told
 
     # Driving --------------------------------------------------------------------------------
 
@@ -136,8 +150,7 @@ class Completing:
             if not isinstance(error, ConflictError):
                 raise
             return
-        after = replace(sealed, state=UploadState.COMMITTING, lease=None, updated_at=self._deps.now())
-        await self._deps.sessions.change(session, after, announce.completed(after))
+        await self._announce(session, sealed)
 
     async def _renew(self, session: Session) -> None:
         renewed = replace(session, lease=self._lease())
@@ -154,8 +167,8 @@ class Completing:
             detail=error.detail if refused else None,
             missing=tuple(error.extra.get("missing", ())),
         )
-        await self._deps.sessions.change(session, after)
-        self._wakeups.wake(session.id)
+        if await self._deps.sessions.change(session, after):
+            self._wakeups.tell(after)
 
     async def announce_again(self, session: Session) -> bool:
         """Publish the wish to commit once more, under the same attempt."""

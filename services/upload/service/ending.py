@@ -12,7 +12,6 @@ from libs.runtime.logs import get_logger
 from services.upload.domain.session import Session
 from services.upload.service import announce
 from services.upload.service.deps import Deps
-from services.upload.service.wakeups import Wakeups
 
 log = get_logger("ending")
 
@@ -22,9 +21,8 @@ _TRIES: Final = 5
 class Ending:
     """Abort and expiry."""
 
-    def __init__(self, deps: Deps, wakeups: Wakeups) -> None:
+    def __init__(self, deps: Deps) -> None:
         self._deps = deps
-        self._wakeups = wakeups
 
     async def give_up(self, session: Session) -> None:
         """Abort on request; what has ended stays as it is. Raises `ConflictError` "commit_pending"."""
@@ -51,7 +49,6 @@ class Ending:
             return False
         if not await self._deps.sessions.change(session, after, event, **expect):
             return False
-        self._wakeups.wake(session.id)
         await self._clean(session)
         return True
 

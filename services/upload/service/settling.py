@@ -40,9 +40,9 @@ class Settling:
             return
         after = settled(session, results, Refill(new_id, self._deps.sizes))
         after = replace(after, updated_at=self._deps.now(), expires_at=self._deps.expiry())
-        await self._deps.sessions.change(session, after)
-        log.info("session settled", upload_id=session_id, state=after.state, code=after.code)
-        self._wakeups.wake(session_id)
+        if await self._deps.sessions.change(session, after):
+            log.info("session settled", upload_id=session_id, state=after.state, code=after.code)
+            self._wakeups.tell(after)
 
     async def device_revoked(self, event: DeviceRevoked) -> None:
         """Drop the device from its user's sessions; abort those that no other device is in."""

@@ -4,34 +4,48 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from services.upload.domain.session import Session
 
-class Wakeups:
-    """Who waits for which session. A missed wake-up costs one poll: the document is the truth."""
+
+class Waiter:
+    """One request that waits."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._event = asyncio.Event()
+        self.told: Session | None = None
+        """The session as it became, once this process has heard."""
+
+    def tell(self, session: Session) -> None:
+        """Hand over what the session has become."""
+        self.told = session
+        self._event.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Return after `seconds`, or at once when told."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._event.wait(), seconds)
+
+
+class Wakeups:
+    """Who waits for which session. What is missed here is found by polling the document."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[Waiter]] = {}
 
     @contextmanager
-    def waiting(self, session_id: str) -> Iterator[asyncio.Event]:
-        """Take part while the context lasts; the event is set at each change."""
-        event = asyncio.Event()
-        self._waiting.setdefault(session_id, set()).add(event)
+    def waiting(self, session_id: str) -> Iterator[Waiter]:
+        """Take part while the context lasts."""
+        waiter = Waiter()
+        self._waiting.setdefault(session_id, set()).add(waiter)
         try:
-            yield event
+            yield waiter
         finally:
             others = self._waiting[session_id]
-            others.discard(event)
+            others.discard(waiter)
             if not others:
                 del self._waiting[session_id]
 
-    def wake(self, session_id: str) -> None:
-        """Wake all who wait for the session."""
-        for event in self._waiting.get(session_id, ()):
-            event.set()
-
-
-async def woken(event: asyncio.Event, seconds: float) -> None:
-    """Return when the event is set or the time is over; the event is cleared."""
-    with suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
-    event.clear()
+    def tell(self, session: Session) -> None:
+        """Wake all who wait for the session; it is no longer pending."""
+        for waiter in self._waiting.get(session.id, ()):
+            waiter.tell(session)

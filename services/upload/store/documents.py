@@ -11,6 +11,11 @@ from services.upload.domain.session import Device, Entry, Lease, Session
 
 def to_document(session: Session) -> Document:
     """Return the session's document; `dedupe_key` only while it is live."""
+    return {**_head(session), "entries": [_entry_document(entry) for entry in session.entries]}
+
+
+def _head(session: Session) -> Document:
+    """Return all but the entries."""
     document: Document = {
         "_id": session.id,
         "user_id": session.user_id,
@@ -18,7 +23,6 @@ def to_document(session: Session) -> Document:
         "batch": session.batch,
         "state": session.state.value,
         "attempt": session.attempt,
-        "entries": [_entry_document(entry) for entry in session.entries],
         "size": session.size,
         "key_prefix": session.key_prefix,
         "part_size": session.part_size,
@@ -71,8 +75,10 @@ def to_session(document: Document) -> Session:
 
 def difference(before: Session, after: Session) -> Document:
     """Return the update that leads from one state of a session to the other."""
-    old, new = to_document(before), to_document(after)
+    old, new = _head(before), _head(after)
     changed = {name: value for name, value in new.items() if name not in old or old[name] != value}
+    if before.entries != after.entries:
+        changed["entries"] = [_entry_document(entry) for entry in after.entries]
     gone = {name: "" for name in old if name not in new}
     return {operator: fields for operator, fields in (("$set", changed), ("$unset", gone)) if fields}
 

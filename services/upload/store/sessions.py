@@ -48,6 +48,12 @@ class SessionStore:
             document = await self._collection.find_one({"_id": session_id})
         return None if document is None else to_session(document)
 
+    async def state(self, session_id: str) -> UploadState | None:
+        """Return the state alone: the cheap question of those who wait."""
+        with translated():
+            document = await self._collection.find_one({"_id": session_id}, {"state": 1})
+        return None if document is None else UploadState(document["state"])
+
     async def live_of(self, dedupe_key: str) -> Session | None:
         """Return the live session of this account, namespace, hash and size."""
         with translated():

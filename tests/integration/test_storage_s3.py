@@ -1,0 +1,247 @@
+"""The object store's contract, held against the real S3."""
+
+import hashlib
+import io
+import secrets
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import aiohttp
+import pytest
+from pydantic import SecretStr
+
+from libs.contracts.errors import ConflictError, NotFoundError, UnavailableError
+from libs.contracts.ids import EMPTY_SHA256
+from libs.runtime.settings import S3Settings
+from libs.storage.port import PartToJoin, Signed
+from libs.storage.s3 import S3ObjectStore, open_store
+from tests.support.backends import Backends
+from tests.support.relay import relay_to
+
+MIB = 1024 * 1024
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def settings_of(backends: Backends, endpoint: str | None = None) -> S3Settings:
+    return S3Settings(
+        s3_endpoint=endpoint or backends.s3_endpoint,
+        s3_bucket="lockstep-test-uploads",
+        s3_access_key=SecretStr(backends.s3_access_key),
+        s3_secret_key=SecretStr(backends.s3_secret_key),
+        s3_timeout=2,
+    )
+
+
+@pytest.fixture(scope="module")
+async def store(backends: Backends) -> AsyncIterator[S3ObjectStore]:
+    async with open_store(settings_of(backends)) as opened:
+        await opened.ensure_bucket()
+        yield opened
+
+
+@pytest.fixture(scope="module")
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.fixture
+def key() -> str:
+    return f"t/{secrets.token_hex(12)}/{secrets.token_hex(12)}"
+
+
+async def send(http: aiohttp.ClientSession, signed: Signed, content: bytes, **headers: str) -> int:
+    async with http.request(
+        signed.method,
+        signed.url,
+        data=io.BytesIO(content),
+        headers={**signed.headers, **headers},
+        skip_auto_headers=["Content-Type"],
+    ) as answer:
+        await answer.read()
+        return answer.status
+
+
+async def upload_part(
+    store: S3ObjectStore, http: aiohttp.ClientSession, key: str, upload: str, number: int, content: bytes
+) -> None:
+    signed = await store.presign_part(key, upload, number, size=len(content), sha256=sha256(content))
+    assert await send(http, signed, content) == 200
+
+
+async def read(store: S3ObjectStore, key: str) -> bytes:
+    return b"".join([chunk async for chunk in store.read(key)])
+
+
+async def test_making_the_bucket_again_changes_nothing(store: S3ObjectStore) -> None:
+    await store.ensure_bucket()
+    await store.ping()
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"some bytes" * 1000])
+async def test_a_presigned_put_stores_what_it_announces(
+    store: S3ObjectStore, http: aiohttp.ClientSession, key: str, content: bytes
+) -> None:
+    signed = await store.presign_put(key, size=len(content), sha256=sha256(content))
+    assert await send(http, signed, content) == 200
+    held = await store.head(key)
+    assert held is not None
+    assert (held.key, held.size) == (key, len(content))
+    assert await read(store, key) == content
+
+
+async def test_a_presigned_put_is_bound_to_its_hash_and_its_length(
+    store: S3ObjectStore, http: aiohttp.ClientSession, key: str
+) -> None:
+    signed = await store.presign_put(key, size=5, sha256=sha256(b"right"))
+    assert await send(http, signed, b"wrong") == 400
+    assert await send(http, signed, b"longer", **{"content-length": "6"}) == 403
+    other = await store.presign_put(key, size=5, sha256=sha256(b"other"))
+    claimed = other.headers["x-amz-checksum-sha256"]
+    assert await send(http, signed, b"other", **{"x-amz-checksum-sha256": claimed}) == 403
+    assert await store.head(key) is None
+
+
+@pytest.mark.parametrize("name", ["X-Amz-Expires", "X-Amz-Date", "X-Amz-Credential", "X-Amz-Signature"])
+async def test_a_url_that_was_changed_is_refused(
+    store: S3ObjectStore, http: aiohttp.ClientSession, key: str, name: str
+) -> None:
+    await store.put(key, b"secret")
+    signed = await store.presign_get(key)
+    parts = urlsplit(signed.url)
+    query = dict(parse_qsl(parts.query))
+    query[name] = {"X-Amz-Expires": "901", "X-Amz-Date": "20200101T000000Z"}.get(
+        name, query[name][:-1] + "0x"
+    )
+    changed = Signed("GET", urlunsplit(parts._replace(query=urlencode(query))), {}, signed.expires_at)
+    assert await send(http, signed, b"") == 200
+    assert await send(http, changed, b"") == 403
+
+
+async def test_a_presigned_read_can_name_the_attachment(
+    store: S3ObjectStore, http: aiohttp.ClientSession, key: str
+) -> None:
+    await store.put(key, b"0123456789")
+    signed = await store.presign_get(key, filename='ä "x".txt')
+    async with http.get(signed.url, headers={"Range": "bytes=2-4"}) as answer:
+        assert (answer.status, await answer.read()) == (206, b"234")
+        assert answer.headers["Content-Disposition"] == "attachment; filename*=UTF-8''%C3%A4%20%22x%22.txt"
+
+
+async def test_what_is_not_there_is_none_or_not_found(store: S3ObjectStore, key: str) -> None:
+    assert await store.head(key) is None
+    with pytest.raises(NotFoundError):
+        await read(store, key)
+    await store.delete([key])
+
+
+async def test_walking_gives_each_object_below_the_prefix_once(store: S3ObjectStore, key: str) -> None:
+    names = [f"{key}-{i}" for i in range(12)]
+    for name in [*names, f"{key[:-1]}!"]:
+        await store.put(name, name.encode())
+    walked = [item async for item in store.walk(f"{key}-")]
+    assert sorted(item.key for item in walked) == sorted(names)
+    assert all(item.size == len(item.key) for item in walked)
+    await store.delete(names[:5])
+    assert sorted([item.key async for item in store.walk(f"{key}-")]) == sorted(names[5:])
+
+
+async def test_walking_goes_over_pages(store: S3ObjectStore, key: str) -> None:
+    names = {f"{key}-{i}" for i in range(1050)}
+    for name in names:
+        await store.put(name, b"")
+    assert {item.key async for item in store.walk(f"{key}-")} == names
+
+
+async def test_parts_are_joined_in_order(store: S3ObjectStore, http: aiohttp.ClientSession, key: str) -> None:
+    contents = {1: b"a" * 5 * MIB, 2: b"b" * 5 * MIB, 3: b"c"}
+    upload = await store.create_multipart(key)
+    for number in (3, 1, 2):
+        await upload_part(store, http, key, upload, number, contents[number])
+    held = await store.list_parts(key, upload)
+    assert held is not None
+    assert [(part.number, part.size) for part in held] == [(1, 5 * MIB), (2, 5 * MIB), (3, 1)]
+    joined = [PartToJoin(part.number, part.etag, sha256(contents[part.number])) for part in held]
+    await store.complete_multipart(key, upload, joined)
+    assert await store.list_parts(key, upload) is None
+    assert sha256(await read(store, key)) == sha256(b"".join(contents.values()))
+    await store.complete_multipart(key, upload, joined)
+    await store.abort_multipart(key, upload)
+    assert await store.head(key) is not None
+
+
+async def test_a_part_is_bound_to_its_hash(
+    store: S3ObjectStore, http: aiohttp.ClientSession, key: str
+) -> None:
+    upload = await store.create_multipart(key)
+    signed = await store.presign_part(key, upload, 1, size=5, sha256=sha256(b"right"))
+    assert await send(http, signed, b"wrong") == 400
+    assert await store.list_parts(key, upload) == []
+
+
+async def test_of_a_part_that_was_sent_twice_the_last_counts(
+    store: S3ObjectStore, http: aiohttp.ClientSession, key: str
+) -> None:
+    upload = await store.create_multipart(key)
+    for content in (b"first", b"second!"):
+        await upload_part(store, http, key, upload, 1, content)
+    held = await store.list_parts(key, upload)
+    assert held is not None
+    assert [(part.number, part.size) for part in held] == [(1, 7)]
+    await store.complete_multipart(key, upload, [PartToJoin(1, held[0].etag, sha256(b"second!"))])
+    assert await read(store, key) == b"second!"
+
+
+async def test_a_wrong_part_is_refused_and_the_upload_stays(
+    store: S3ObjectStore, http: aiohttp.ClientSession, key: str
+) -> None:
+    upload = await store.create_multipart(key)
+    await upload_part(store, http, key, upload, 1, b"one")
+    for parts in (
+        [PartToJoin(1, '"0123456789abcdef0123456789abcdef"', sha256(b"one"))],
+        [PartToJoin(2, '"0123456789abcdef0123456789abcdef"', sha256(b"one"))],
+    ):
+        with pytest.raises(ConflictError) as caught:
+            await store.complete_multipart(key, upload, parts)
+        assert caught.value.code == "parts_missing"
+    assert await store.head(key) is None
+    assert await store.list_parts(key, upload) is not None
+
+
+async def test_joining_what_is_gone_is_not_found(
+    store: S3ObjectStore, http: aiohttp.ClientSession, key: str
+) -> None:
+    upload = await store.create_multipart(key)
+    await upload_part(store, http, key, upload, 1, b"one")
+    held = await store.list_parts(key, upload) or []
+    await store.abort_multipart(key, upload)
+    await store.abort_multipart(key, upload)
+    assert await store.list_parts(key, upload) is None
+    with pytest.raises(NotFoundError):
+        await store.complete_multipart(key, upload, [PartToJoin(1, held[0].etag, sha256(b"one"))])
+
+
+async def test_running_multipart_uploads_are_walked(store: S3ObjectStore, key: str) -> None:
+    uploads = {await store.create_multipart(f"{key}-{i}") for i in range(3)}
+    assert {upload async for _, upload, _ in store.walk_multiparts(f"{key}-")} == uploads
+    assert {name async for name, _, _ in store.walk_multiparts(f"{key}-")} == {f"{key}-{i}" for i in range(3)}
+
+
+async def test_an_s3_that_is_away_is_unavailable_and_presigning_goes_on(backends: Backends, key: str) -> None:
+    async with relay_to(urlsplit(backends.s3_endpoint).port or 0) as relay:
+        relay.cut()
+        async with open_store(settings_of(backends, f"http://127.0.0.1:{relay.port}")) as away:
+            for call in (away.ping, away.ensure_bucket):
+                with pytest.raises(UnavailableError):
+                    await call()
+            with pytest.raises(UnavailableError):
+                await away.head(key)
+            with pytest.raises(UnavailableError):
+                await away.list_parts(key, "1")
+            with pytest.raises(UnavailableError):
+                await read(away, key)
+            signed = await away.presign_put(key, size=0, sha256=EMPTY_SHA256)
+            assert signed.url.startswith(f"http://127.0.0.1:{relay.port}/")

@@ -1,0 +1,128 @@
+"""What the janitor may remove, how it verifies, when jobs run."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from libs.contracts.errors import NotFoundError, UnavailableError
+from libs.contracts.ids import new_id
+from libs.contracts.internal import HousedObject
+from services.janitor.domain import Reading, is_claimed, is_old, may_sweep_objects, unowned
+from services.janitor.service.verification import Verifier
+from tests.support.waiting import eventually
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+DAY = 86400.0
+
+
+@pytest.mark.parametrize(("age", "old"), [(0, False), (DAY - 1, False), (DAY, True), (2 * DAY, True)])
+def test_only_what_is_past_the_grace_time_is_old(age: float, old: bool) -> None:
+    assert is_old(NOW - timedelta(seconds=age), NOW, DAY) is old
+
+
+@pytest.mark.parametrize(("age", "allowed"), [(0, False), (29 * DAY, False), (30 * DAY, True)])
+def test_no_unowned_object_is_removed_within_30_days_of_a_new_epoch(age: float, allowed: bool) -> None:
+    epoch = int((NOW.timestamp() - age) * 1000)
+    assert may_sweep_objects(epoch, NOW, 30 * DAY) is allowed
+
+
+def test_what_any_service_knows_is_owned() -> None:
+    assert unowned(["a", "b", "c"], {"a"}, {"c", "x"}) == ["b"]
+    assert unowned([], set()) == []
+
+
+@pytest.mark.parametrize(
+    ("reading", "claimed"),
+    [(Reading(3, "abc"), True), (Reading(2, "abc"), False), (Reading(3, "abd"), False), (None, False)],
+)
+def test_bytes_are_claimed_when_size_and_hash_agree(reading: Reading | None, claimed: bool) -> None:
+    assert is_claimed(reading, size=3, content_hash="abc") is claimed
+
+
+class Readings:
+    """S3 as the verifier uses it: each reading gives the next of these contents."""
+
+    def __init__(self, *contents: bytes | Exception) -> None:
+        self._contents = list(contents)
+
+    async def read(self, key: str) -> AsyncIterator[bytes]:
+        content = self._contents.pop(0)
+        if isinstance(content, Exception):
+            raise content
+        for start in range(0, len(content), 1000):
+            yield content[start : start + 1000]
+
+
+class Reports:
+    def __init__(self, error: Exception | None = None) -> None:
+        self.results: list[bool] = []
+        self._error = error
+
+    async def verified(self, object_id: str, *, ok: bool) -> None:
+        if self._error:
+            raise self._error
+        self.results.append(ok)
+
+
+CONTENT = b"content " * 1000
+
+
+def item(content: bytes = CONTENT) -> HousedObject:
+    digest = hashlib.sha256(content).hexdigest()
+    return HousedObject(id=new_id(), key="t/x", size=len(content), content_hash=digest)
+
+
+def verifier(store: Readings, reports: Reports) -> Verifier:
+    return Verifier(store, reports)  # type: ignore[arg-type]  # only `read` is used
+
+
+@pytest.mark.parametrize(
+    ("contents", "ok"),
+    [
+        ([CONTENT], True),
+        ([CONTENT[:-1], CONTENT], True),
+        ([CONTENT[:-1], CONTENT[:-1]], False),
+        ([NotFoundError(), NotFoundError()], False),
+    ],
+    ids=["right", "cut short once", "cut short", "gone"],
+)
+async def test_a_mismatch_is_believed_only_when_a_second_reading_agrees(
+    contents: list[bytes | Exception], ok: bool
+) -> None:
+    reports = Reports()
+    assert await verifier(Readings(*contents), reports).verify(item()) is ok
+    assert reports.results == [ok]
+
+
+async def test_an_empty_object_is_verified() -> None:
+    assert await verifier(Readings(b""), Reports()).verify(item(b"")) is True
+
+
+async def test_nothing_is_reported_while_s3_does_not_answer() -> None:
+    reports = Reports()
+    with pytest.raises(UnavailableError):
+        await verifier(Readings(UnavailableError()), reports).verify(item())
+    assert reports.results == []
+
+
+async def test_an_object_that_metadata_has_forgotten_meanwhile_is_no_error() -> None:
+    assert await verifier(Readings(CONTENT), Reports(NotFoundError())).verify(item()) is True
+
+
+async def test_a_failure_does_not_stop_the_verification_of_others() -> None:
+    reports = Reports()
+    subject = verifier(Readings(UnavailableError(), CONTENT), reports)
+    subject.add(item())
+    subject.add(item())
+    task = asyncio.create_task(subject.run())
+
+    async def reported() -> bool:
+        return bool(reports.results)
+
+    await eventually(reported, 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert reports.results == [True]

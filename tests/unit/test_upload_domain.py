@@ -1,0 +1,242 @@
+"""The pure parts of upload sessions."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libs.contracts.api import UploadMode, UploadState
+from libs.contracts.errors import InvalidRequestError, QuotaError
+from libs.contracts.limits import BASE_PART_BYTES, GIB, MAX_FILE_BYTES, MAX_PARTS, MIB, TIB
+from libs.contracts.parts import part_count
+from libs.contracts.tree import CommitTarget, ItemResult, Kind, NodeRow
+from services.upload.domain import paging
+from services.upload.domain.completion import missing_error, plan, same_request, with_targets
+from services.upload.domain.modes import Announced, Sizes, StoredCopy, entry_of, mode_of, part_size_of
+from services.upload.domain.outcome import CURABLE, Refill, settled
+from services.upload.domain.session import Device, Entry, Lease, Session, key_of, prefix_of
+from services.upload.store.documents import difference, to_document, to_session
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+NAMESPACE, USER, DEVICE = "a" * 24, "b" * 24, "c" * 24
+SIZES = Sizes(single_put=BASE_PART_BYTES, part=BASE_PART_BYTES)
+REFILL = Refill(lambda: "f" * 24, SIZES)
+TARGET = CommitTarget(parent_id=NAMESPACE, name="a")
+
+
+def row(name: str = "a") -> NodeRow:
+    return NodeRow(
+        id="d" * 24,
+        namespace_id=NAMESPACE,
+        parent_id=NAMESPACE,
+        name=name,
+        kind=Kind.FILE,
+        seq=1,
+        changed_at=NOW,
+    )
+
+
+def entry(index: int = 0, mode: UploadMode = UploadMode.PUT, size: int = 1, **more: object) -> Entry:
+    base = Entry(index, mode, "e" * 64, size, "p", object_id="1" * 24, key=f"t/x-{index}", sealed=True)
+    return replace(base, **more)  # type: ignore[arg-type]
+
+
+def session(*entries: Entry, **more: object) -> Session:
+    chosen = entries or (entry(),)
+    base = Session(
+        id="9" * 24, user_id=USER, namespace_id=NAMESPACE, batch=len(chosen) > 1,
+        state=UploadState.OPEN, attempt=0, entries=chosen, size=sum(one.size for one in chosen),
+        key_prefix="t/x", device=Device(DEVICE, "d"), devices=(DEVICE,),
+        created_at=NOW, updated_at=NOW, expires_at=NOW,
+    )  # fmt: skip
+    return replace(base, **more)  # type: ignore[arg-type]
+
+
+def committing(*entries: Entry) -> Session:
+    before = session(*entries)
+    return replace(
+        with_targets(before, {one.index: TARGET for one in before.entries}), state=UploadState.COMMITTING
+    )
+
+
+# Modes and sizes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "mode"),
+    [(0, UploadMode.PUT), (BASE_PART_BYTES, UploadMode.PUT), (BASE_PART_BYTES + 1, UploadMode.MULTIPART)],
+)
+def test_files_up_to_the_limit_travel_in_one_put(size: int, mode: UploadMode) -> None:
+    assert mode_of(size, SIZES) is mode
+
+
+@given(st.integers(0, MAX_FILE_BYTES), st.none() | st.integers(0, 10 * GIB))
+def test_parts_are_never_too_many_nor_below_the_base(size: int, throughput: int | None) -> None:
+    part = part_size_of(size, SIZES, throughput)
+    assert part_count(size, part) <= MAX_PARTS
+    assert part >= BASE_PART_BYTES
+    assert part % MIB == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "throughput", "part"),
+    [
+        (50 * GIB, None, 10 * MIB),
+        (50 * GIB, 1 * MIB, 10 * MIB),
+        (50 * GIB, 30 * MIB + 5, 30 * MIB),
+        (50 * GIB, 900 * MIB, 64 * MIB),
+        (100 * MIB, 900 * MIB, 10 * MIB),
+        (TIB, None, 111 * MIB),
+    ],
+)
+def test_a_fast_client_gets_larger_parts_within_bounds(size: int, throughput: int | None, part: int) -> None:
+    assert part_size_of(size, SIZES, throughput) == part
+
+
+def test_a_file_beyond_s3_is_refused() -> None:
+    with pytest.raises(QuotaError):
+        part_size_of(MAX_FILE_BYTES + 1, SIZES, None)
+
+
+def test_a_stored_copy_is_used_only_when_its_size_is_the_announced_one() -> None:
+    copy = StoredCopy("2" * 24, "t/y", 5)
+    ids = ("3" * 24, UploadMode.PUT)
+    same = entry_of(0, Announced("e" * 64, 5), copy, "t/x", ids)
+    other = entry_of(0, Announced("e" * 64, 6), copy, "t/x", ids)
+    assert (same.mode, same.object_id, same.key, same.sealed) == (UploadMode.STORED, "2" * 24, "t/y", True)
+    assert (other.mode, other.object_id, other.key, other.sealed) == (
+        UploadMode.PUT,
+        "3" * 24,
+        "t/x-0",
+        False,
+    )
+
+
+@given(st.integers(0, 499))
+def test_the_prefix_of_a_key_is_found_again(index: int) -> None:
+    assert prefix_of(key_of("t/ns/random", index)) == "t/ns/random"
+
+
+# Completing --------------------------------------------------------------------------------
+
+
+def test_an_index_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InvalidRequestError):
+        plan(session(), {1: TARGET})
+
+
+def test_what_is_committed_is_answered_again_at_its_target_and_refused_elsewhere() -> None:
+    done = session(entry(target=TARGET, attempt=1, result=ItemResult(index=0, row=row())), attempt=1)
+    assert plan(done, {0: TARGET}).answered[0].ok
+    other = plan(done, {0: CommitTarget(parent_id=NAMESPACE, name="b")})
+    assert (other.answered[0].code, other.asked) == ("upload_not_open", {})
+
+
+@pytest.mark.parametrize("code", sorted(CURABLE))
+def test_what_was_refused_curably_is_asked_again(code: str) -> None:
+    refused = session(entry(target=TARGET, attempt=1, result=ItemResult(index=0, code=code)), attempt=1)
+    assert plan(refused, {0: TARGET}).asked == {0: TARGET}
+
+
+def test_each_completion_is_one_attempt_further_and_knows_what_it_asked() -> None:
+    first = with_targets(session(entry(0), entry(1), entry(2)), {0: TARGET, 2: TARGET})
+    second = with_targets(first, {1: TARGET})
+    assert [one.index for one in first.asked()] == [0, 2]
+    assert ([one.index for one in second.asked()], second.attempt) == ([1], 2)
+    assert same_request(first, {0: TARGET})
+    assert not same_request(first, {1: TARGET})
+    assert not same_request(first, {0: CommitTarget(parent_id=NAMESPACE, name="b")})
+
+
+def test_a_session_that_was_never_completed_has_asked_for_nothing() -> None:
+    assert session().asked() == ()
+
+
+def test_at_most_a_hundred_missing_ones_are_named() -> None:
+    assert missing_error("parts_missing", list(range(500))).extra["missing"] == list(range(100))
+
+
+# Outcomes ----------------------------------------------------------------------------------
+
+OK = ItemResult(index=0, row=row())
+
+
+@pytest.mark.parametrize(
+    ("codes", "state"),
+    [
+        ((None,), "committed"),
+        (("version_conflict",), "open"),
+        (("object_gone",), "failed"),
+        (("internal",), "failed"),
+        ((None, None), "committed"),
+        ((None, "name_taken"), "open"),
+        ((None, "object_gone"), "committed"),
+        (("object_gone", "object_gone"), "failed"),
+        (("object_gone", "name_taken"), "open"),
+    ],
+)
+def test_the_answers_decide_the_state(codes: tuple[str | None, ...], state: str) -> None:
+    pending = committing(*(entry(i) for i in range(len(codes))))
+    results = [ItemResult(index=i, code=code, row=None if code else row()) for i, code in enumerate(codes)]
+    after = settled(pending, results, REFILL)
+    assert after.state == state
+    assert after.code == next((code for code in codes if code), None)
+
+
+def test_an_entry_without_an_answer_waits_for_another_completion() -> None:
+    after = settled(committing(entry()), [], REFILL)
+    assert (after.state, after.code) == ("open", None)
+
+
+@pytest.mark.parametrize(("size", "mode"), [(1, UploadMode.PUT), (20 * MIB, UploadMode.MULTIPART)])
+def test_a_stored_copy_that_vanished_is_asked_for_anew(size: int, mode: UploadMode) -> None:
+    pending = committing(entry(mode=UploadMode.STORED, size=size, verified=True))
+    after = settled(pending, [ItemResult(index=0, code="object_gone")], REFILL)
+    only = after.entries[0]
+    assert (after.state, only.mode, only.sealed, only.verified) == ("open", mode, False, False)
+    assert (only.object_id, only.key) == ("f" * 24, "t/x-0")
+    assert after.parts_total == (2 if mode is UploadMode.MULTIPART else 0)
+
+
+def test_answers_about_entries_nobody_asked_for_change_nothing() -> None:
+    pending = replace(with_targets(session(entry(0), entry(1)), {0: TARGET}), state=UploadState.COMMITTING)
+    after = settled(pending, [OK, ItemResult(index=1, code="object_gone")], REFILL)
+    assert (after.state, after.entries[1].result) == ("open", None)
+
+
+# Documents and cursors ---------------------------------------------------------------------
+
+
+def test_a_session_survives_the_way_through_its_document() -> None:
+    full = committing(entry(0, result=OK), entry(1, mode=UploadMode.STORED))
+    full = replace(full, lease=Lease("me", NOW), s3_upload_id="u", missing=(1, 2), code="parts_missing")
+    assert to_session(to_document(full)) == full
+
+
+def test_a_single_session_has_its_key_only_while_it_is_live() -> None:
+    live = session()
+    assert "dedupe_key" in to_document(live)
+    assert "dedupe_key" not in to_document(session(entry(0), entry(1)))
+    update = difference(live, replace(live, state=UploadState.ABORTED))
+    assert update == {"$set": {"state": "aborted"}, "$unset": {"dedupe_key": ""}}
+    assert difference(live, live) == {}
+
+
+@given(st.integers(0, 10**14 - 1), st.from_regex(r"\A[0-9a-f]{24}\Z"))
+def test_a_cursor_is_read_as_it_was_written(milliseconds: int, session_id: str) -> None:
+    try:
+        position = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds), session_id)
+    except OverflowError:
+        return
+    assert paging.decode(paging.encode(position)) == position
+
+
+@given(st.text())
+def test_any_other_cursor_is_refused(text: str) -> None:
+    try:
+        paging.decode(text)
+    except InvalidRequestError:
+        return
+    assert paging.encode(paging.decode(text))
