@@ -4,11 +4,11 @@ A key names a node of the local tree: a node's id, or `+path` for an entry that 
 not know yet. Every destructive step carries what it expects to find; what is found instead means
 that the world has moved on: observe and plan again.
 
-A node's memory has two halves: its place, and its content with attributes. For a node that is
-synced, `MoveLocal`, `RotateLocal`, `MoveRemote`, `RotateRemote` and `SettlePlace` record the place
-alone; `Bind`, `Upload`, `SetRemote`, `SetLocal` and a `Download` over something record the content
-alone: the row at hand may already tell of a move that the disk has not followed. What makes a node
-synced (or there again: `MakeFolder`, a `Download` over nothing) records both.
+A node's memory has two halves: its place, and its content with attributes. Moves and `SettlePlace`
+record the place alone. `Bind`, `SetLocal`, `MakeFolder` and `Download` record their `node` as it is
+given: the planner gives it the place that is agreed on. `Upload` and `SetRemote` of a node that is
+synced record the content of the server's row, not its place: the row may already tell of a move
+that the disk has not followed, and remembering that would undo it.
 """
 
 from dataclasses import dataclass, field

@@ -4,7 +4,6 @@ import asyncio
 import fcntl
 import json
 import os
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -21,7 +20,7 @@ from agent.progress import OnProgress, Progress, ignore
 from agent.push import pushes
 from agent.remote import open_api
 from agent.settings import Settings, read_choices
-from agent.state import Problem, State, StateTooNewError, Summary, read_summary
+from agent.state import Problem, State, StateDamagedError, StateTooNewError, Summary, read_summary
 from agent.status import AgentStatus, PathProblem, SyncReport
 from agent.transfer import open_transfer
 from agent.watcher import Watcher, WatchLimitError
@@ -79,6 +78,7 @@ async def run_agent(
         async with asyncio.TaskGroup() as tasks:
             engine = Engine(parts, tasks)
             options.on_status = lambda phase, halt: _save_phase(parts.state, engine, phase, halt)
+            _save_phase(parts.state, engine, "working", None)
             hints = [
                 tasks.create_task(_watch(parts, engine, folder), name="watch"),
                 tasks.create_task(_listen(parts, engine), name="push"),
@@ -223,6 +223,7 @@ def _with_summary(linked: AgentStatus, summary: Summary) -> AgentStatus:
         pending=int(said.get("to_do", 0)),
         problems=tuple(problems[path] for path in sorted(problems)),
         synced=summary.synced_at is not None or said.get("phase") == "in_step",
+        phase=said.get("phase", "working"),
     )
 
 
@@ -298,7 +299,7 @@ def open_state(path: Path, namespace_id: str) -> State:
         state = State(path)
     except StateTooNewError as error:
         raise LocalError(str(error), code="state_too_new") from error
-    except sqlite3.DatabaseError:
+    except StateDamagedError:
         log.exception("the state is damaged and set aside: everything is observed anew")
         set_aside(path, "damaged")
         state = State(path)

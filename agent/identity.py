@@ -33,11 +33,15 @@ class LocalNode:
 
 @dataclass(frozen=True, slots=True)
 class LocalTree:
-    """The local tree by key. `held`: synced nodes below folders that could not be listed."""
+    """The local tree by key.
+
+    `opaque`: paths of folders that could not be listed; `held`: synced nodes that may be in them.
+    """
 
     root_id: str
     nodes: dict[str, LocalNode] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
+    opaque: frozenset[str] = frozenset()
 
     def path_of(self, key: str) -> str | None:
         """Return the path of a key; the root's is empty; None when it is not on disk."""
@@ -45,6 +49,11 @@ class LocalTree:
             return ""
         node = self.nodes.get(key)
         return None if node is None else node.entry.path
+
+    def open_path_of(self, key: str) -> str | None:
+        """Return the path of a folder in which something may be put, or None."""
+        path = self.path_of(key)
+        return None if path in self.opaque else path
 
 
 def identify(
@@ -60,9 +69,10 @@ def identify(
     binding = _Binding(entries, synced, root_id)
     binding.by_inode()
     binding.by_place()
-    held = binding.held(frozenset(opaque))
+    unlisted = frozenset(opaque)
+    held = binding.held(unlisted)
     binding.by_content(held)
-    return binding.tree(held)
+    return binding.tree(held, unlisted)
 
 
 class _Binding:
@@ -163,13 +173,13 @@ class _Binding:
                 held.add(node.id)
         return frozenset(held)
 
-    def tree(self, held: frozenset[str]) -> LocalTree:
+    def tree(self, held: frozenset[str], opaque: frozenset[str]) -> LocalTree:
         """Return the tree."""
         nodes = {}
         for path, entry in self._entries.items():
             key = self._key(path)
             nodes[key] = LocalNode(key, self._key(entry.parent), entry)
-        return LocalTree(self._root_id, nodes, held)
+        return LocalTree(self._root_id, nodes, held, opaque)
 
     def _key(self, path: str) -> str:
         if path == "":

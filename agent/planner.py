@@ -6,7 +6,7 @@ while it is carried out; what only changes the agent's memory comes before anyth
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from agent.actions import (
@@ -88,8 +88,6 @@ class _Planner:
             if self._merge.standing(node.id) is Standing.LIVE
         )
         self._by_path: dict[str, LocalEntry] | None = None
-        self._blocked: dict[str, str] = {}
-        """Path → the path of what is in its way for now."""
         self._taken: dict[Slot, str] = {}
         """Places on disk that this plan fills: folded slot → key."""
         self._appearing: dict[str, str] = {}
@@ -130,6 +128,8 @@ class _Planner:
         for node in self._local.values():
             if node.entry.trouble is not None:
                 self._troubles[node.entry.path] = node.entry.trouble
+                if self._merge.standing(node.key) is Standing.LIVE:
+                    self._troubles.setdefault(self._remote_path(node.key), node.entry.trouble)
             elif node.key in self._trees.held:
                 # It is seen here, so what is ignored is the place that the server has it at.
                 reason = self._trees.held[node.key] or Trouble("ignored_there", "The server has it at a path that is ignored here")
@@ -140,7 +140,7 @@ class _Planner:
         for key in self._fated(Fate.BOTH):
             synced, remote, entry = self._trees.synced[key], self._trees.remote[key], self._local[key].entry
             if _agree(synced, remote, entry):
-                actions.append(Bind(remote, entry))
+                actions.append(Bind(_at_agreed_place(remote, synced), entry))
                 self._busy.add(key)
             elif self._settled_elsewhere(key):
                 actions.append(SettlePlace(remote))
@@ -252,7 +252,7 @@ class _Planner:
             place, node = self._merge.places.get(key), self._local[key]
             if place is None or place.slot == self._merge.local_place(key).slot:
                 continue
-            parent = self._trees.local.path_of(place.parent)
+            parent = self._trees.local.open_path_of(place.parent)
             if parent is not None and not _is_below(parent, node.entry.path):
                 wanted[key] = MoveLocal(self._trees.remote[key], node.entry, join(parent, place.name))
         free: list[LocalMove] = []
@@ -349,7 +349,7 @@ class _Planner:
         place = self._merge.places[key]
         parent = self._appearing.get(place.parent)
         if parent is None:
-            parent = self._trees.local.path_of(place.parent)
+            parent = self._trees.local.open_path_of(place.parent)
         if parent is None:
             return None
         slot = place.parent, self._rules.fold(place.name)
@@ -370,14 +370,20 @@ class _Planner:
             self._troubles[path] = Trouble(
                 "name_folded", f"On this disk {other.name!r} and {place.name!r} are one name"
             )
-        elif node is not None:
-            self._blocked[path] = node.entry.path
 
     def _report_blocked(self) -> None:
-        """Nothing can be done: what is in the way of something does not go either."""
-        for path, other in self._blocked.items():
-            detail = f"In its way: {other!r}, which is not in step itself"
-            self._troubles.setdefault(path, Trouble("path_occupied", detail))
+        """Nothing can be done: what still cannot come or go is in the way of itself or others."""
+        blocked = Trouble("path_occupied", "Its new place depends on something that is not in step")
+        for key in self._fated(Fate.BOTH, Fate.FETCH):
+            place, node = self._merge.places.get(key), self._local.get(key)
+            parent = None if place is None else self._trees.local.path_of(place.parent)
+            if place is None or (node is not None and self._merge.local_place(key).slot == place.slot):
+                continue
+            paths = [] if node is None else [node.entry.path]
+            if parent is not None:
+                paths.append(join(parent, place.name))
+            for path in set(paths) - self._suspended:
+                self._troubles.setdefault(path, blocked)
 
     def _fold(self, place: Place) -> Slot:
         return place.parent, self._rules.fold(place.name)
@@ -409,7 +415,7 @@ class _Planner:
             return []
         here, there = not same_content(synced, entry), _edited_remotely(synced, remote)
         if there:
-            return [Download(remote, entry.path, entry)]
+            return [Download(_at_agreed_place(remote, synced), entry.path, entry)]
         if here and remote.kind is Kind.SYMLINK:
             return [SetRemote(remote, entry)]
         if here:
@@ -420,7 +426,7 @@ class _Planner:
         if remote.kind is not Kind.FILE:
             return []
         if (remote.mtime_ns, remote.executable) != (synced.mtime_ns, synced.executable):
-            return [SetLocal(remote, entry)]
+            return [SetLocal(_at_agreed_place(remote, synced), entry)]
         if synced.stat is None or _attributes_differ(synced, entry):
             return [SetRemote(remote, entry)]
         return []
@@ -435,18 +441,24 @@ class _Planner:
         for key in sorted(
             keys, key=lambda k: (-self._local[k].entry.path.count("/"), self._local[k].entry.path)
         ):
-            if going.issuperset(children.get(key, ())):
+            path = self._local[key].entry.path
+            can_go = path not in self._trees.local.opaque and path not in self._suspended
+            if can_go and going.issuperset(children.get(key, ())):
                 going.add(key)
                 actions.append(RemoveLocal(self._trees.synced[key], self._local[key].entry))
             else:
-                self._report_not_empty(key, children[key])
+                self._report_not_empty(key, children.get(key, []))
         return actions
 
     def _report_not_empty(self, key: str, children: list[str]) -> None:
+        path = self._local[key].entry.path
+        if path in self._trees.local.opaque:
+            detail = "The server deleted this folder, which cannot be listed"
+            self._troubles[path] = Trouble("folder_not_empty", detail)
         stuck = [self._local[child].entry for child in children if self._merge.fates[child] is Fate.HOLD]
         if stuck:
             detail = f"The server deleted this folder; {stuck[0].name!r} in it cannot be synced"
-            self._troubles[self._local[key].entry.path] = Trouble("folder_not_empty", detail)
+            self._troubles[path] = Trouble("folder_not_empty", detail)
 
     def _remote_removals(self) -> list[Action]:
         children = self._children_there
@@ -553,6 +565,11 @@ class _Planner:
 
 
 # Facts of one node ------------------------------------------------------------------------------
+
+
+def _at_agreed_place(remote: RemoteNode, synced: SyncedNode) -> RemoteNode:
+    """The node as an action on its content remembers it: a move is another matter."""
+    return replace(remote, parent_id=synced.parent_id, name=synced.name)
 
 
 def _edited_remotely(synced: SyncedNode, remote: RemoteNode) -> bool:

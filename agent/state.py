@@ -44,6 +44,10 @@ CREATE TABLE problems (
 """
 
 
+StateDamagedError = sqlite3.DatabaseError
+"""The file is damaged, or no such file at all."""
+
+
 class StateTooNewError(RuntimeError):
     """The state was written by a newer version of the agent."""
 
@@ -63,7 +67,7 @@ class State:
     """The open memory. Used by one thread; one agent at a time (see the lock in `app`)."""
 
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
-        """Open or create the file. Raises `StateTooNewError`, `sqlite3.DatabaseError` when damaged."""
+        """Open or create the file. Raises `StateTooNewError`, `StateDamagedError`."""
         self.path = path
         self._db = _connect(path, readonly=readonly)
         self._inside = False

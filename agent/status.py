@@ -122,6 +122,8 @@ class AgentStatus:
     problems: tuple[PathProblem, ...] = field(default=())
     synced: bool = False
     """Whether a sync was ever done here."""
+    phase: str = "stopped"
+    """What a running agent does: "in_step", "working", "offline", "halted"."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -140,6 +142,7 @@ class AgentStatus:
             "device_id": self.device_id,
             "folder": self.folder,
             "running": self.running,
+            "phase": self.phase if self.running else "stopped",
             "in_step": self.exit_code is ExitCode.DONE,
             "files": self.files,
             "pending": self.pending,

@@ -11,7 +11,7 @@ from agent.disk.errors import BlockedError, MismatchError, OccupiedError
 from agent.disk.look import check_content, check_signs, hash_open, look, look_inside, present
 from agent.disk.native import Place
 from agent.disk.reads import Reads
-from agent.disk.rename import KeepName, is_still, kept_name, private_name, put, swap
+from agent.disk.rename import KeepName, is_still, is_still_inode, kept_name, private_name, put, rename, swap
 from agent.disk.root import sync_folder
 from agent.disk.temps import TMP, dress
 from agent.model import LocalEntry, LocalKind
@@ -148,13 +148,12 @@ class Changes(Reads):
         """
         with self.root.state(TMP) as tmp:
             temp, private = Place(tmp, name), Place(tmp, private_name())
-            os.rename(name, private.name, src_dir_fd=tmp, dst_dir_fd=tmp)
+            rename(temp, private)
             made = look(private)
             try:
                 yield private
             except BaseException:
-                now = look(private)
-                if now and made and (now.kind, now.stat.ino) == (made.kind, made.stat.ino):
+                if is_still_inode(private, made):
                     with suppress(OSError):
                         put(private, temp)
                 raise

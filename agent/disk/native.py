@@ -106,6 +106,9 @@ def open_for_writing(fd: int) -> bool:
     The kernel grants a read lease only when nobody does. False where leases are not offered
     (network disks, other people's files): there it cannot be known. The lease is given back at
     once; the signal of a broken one is set to SIGURG, which is ignored by default.
+
+    RACE: a program that opens the file for writing in between waits these few microseconds; one
+    that opens it with O_NONBLOCK is told to try again.
     """
     if not _LINUX:
         return False

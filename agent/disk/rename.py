@@ -31,6 +31,7 @@ KeepName = Callable[[str], str]
 PRIVATE: Final = "swap."
 """How names of entries on their way in or out begin; downloads never have such a name."""
 _TRIES: Final = 100
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 
 
 def kept_name(name: str) -> str:
@@ -48,26 +49,47 @@ def put(source: Place, target: Place) -> None:
     try:
         native.rename_noreplace(source, target)
     except UnsupportedError:
+        _put_by_hand(source, target)
+
+
+def _put_by_hand(source: Place, target: Place) -> None:
+    seen = look(source)
+    if seen is not None and seen.kind is LocalKind.FOLDER:
+        # The system itself lets a folder replace nothing but an empty folder.
+        if look(target) is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.name)
+        rename(source, target)
+        return
+    try:
+        os.link(source.name, target.name, src_dir_fd=source.fd, dst_dir_fd=target.fd, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
         _put_over_claim(source, target)
+    else:
+        _drop_second_name(source, look(target))
+
+
+def _drop_second_name(source: Place, linked: Seen | None) -> None:
+    """Remove the old name of a file that has a second one, unless another file has the old name now."""
+    between = Place(source.fd, private_name())
+    rename(source, between)
+    if is_still_inode(between, linked):
+        os.unlink(between.name, dir_fd=between.fd)
+    else:
+        give_back(between, source, kept_name)
 
 
 def _put_over_claim(source: Place, target: Place) -> None:
-    """Claim a free name by an empty file that only this process knows, then rename over that.
+    """Claim a free name by an empty file, then rename over that: for disks without hard links.
 
-    RACE: a program that opens the empty file within these microseconds and writes to it later
-    writes to a file without a name. A folder needs no claim: the system replaces only an empty
-    one.
+    RACE: a program that writes into the empty file within these microseconds writes to a file
+    that has no name a moment later. Such a disk offers no other way to replace nothing.
     """
-    seen = look(source)
-    if seen is not None and seen.kind is LocalKind.FOLDER:
-        if look(target) is not None:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.name)
-        os.rename(source.name, target.name, src_dir_fd=source.fd, dst_dir_fd=target.fd)
-        return
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(target.name, flags, 0o600, dir_fd=target.fd)
     try:
-        os.rename(source.name, target.name, src_dir_fd=source.fd, dst_dir_fd=target.fd)
+        rename(source, target)
     except BaseException:
         if is_still(target, look_inside(fd)) and os.fstat(fd).st_size == 0:
             os.unlink(target.name, dir_fd=target.fd)
@@ -76,15 +98,20 @@ def _put_over_claim(source: Place, target: Place) -> None:
         os.close(fd)
 
 
+def rename(source: Place, target: Place) -> None:
+    """Rename to a name that only this process knows, or that is known to be its own."""
+    os.rename(source.name, target.name, src_dir_fd=source.fd, dst_dir_fd=target.fd)
+
+
 def take(slot: Place, private: Place, expect: LocalEntry, keep: KeepName, stop: Stop) -> None:
-    """Move what is at `slot` to `private` if it is `expect`, to the last byte.
+    """Move what is at `slot` to `private`, a name that nothing else has, if it is `expect` to the last byte.
 
     Otherwise it is back at its place, or kept beside it, when the error is raised.
     """
     check_signs(slot, expect)
     if expect.kind is LocalKind.FILE:
         check_unused(slot, expect.path)
-    put(slot, private)
+    rename(slot, private)
     try:
         check_content(private, expect, stop)
     except BaseException:
@@ -153,6 +180,16 @@ def is_still(place: Place, seen: Seen | None) -> bool:
         and seen is not None
         and now.kind is seen.kind
         and now.stat.same_content_signs(seen.stat)
+    )
+
+
+def is_still_inode(place: Place, seen: Seen | None) -> bool:
+    """Say whether the very entry that was seen is at the place, whatever was written to it since."""
+    now = look(place)
+    return (
+        now is not None
+        and seen is not None
+        and (now.kind, now.stat.dev, now.stat.ino) == (seen.kind, seen.stat.dev, seen.stat.ino)
     )
 
 

@@ -63,7 +63,8 @@ class Temps(Rooted):
             with self.root.state() as state:
                 _make_private(state, TMP)
                 _make_private(state, TRASH)
-            with self.root.state(TMP) as tmp:
+            with suppress(OSError), self.root.state(TMP) as tmp:
+                # A full or read-only disk cannot be tried out; it can still be read.
                 self.folds_names = _folds_names(tmp)
 
     def write_marker(self, marker: str) -> None:

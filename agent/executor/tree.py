@@ -128,7 +128,8 @@ class TreeChanges:
         return _Step(op, action.entry.path, lambda row: self._agree(row, action.entry))
 
     def _agree(self, row: NodeRow, entry: LocalEntry) -> None:
-        self._work.state.put_synced([agreed(RemoteNode.of(row), entry)])
+        known = self._work.state.synced.get(row.id)
+        self._work.state.put_synced([agreed(RemoteNode.of(row), entry, known)])
 
     def _move(self, action: MoveRemote) -> _Step | None:
         parent_id = self.parent_id(action.parent_key)

@@ -189,7 +189,7 @@ class Uploads:
         with work.state.transaction():
             work.state.put_remote([node])
             if node.content_hash == entry.content_hash:
-                work.state.put_synced([agreed(node, entry)])
+                work.state.put_synced([agreed(node, entry, work.state.synced.get(node.id))])
             else:
                 work.feed_stale = True
             work.done(entry.path)

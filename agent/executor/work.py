@@ -108,12 +108,17 @@ class Work:
         self.state.put_problem(path, Trouble(code, detail), _RETRY.delay)
 
 
-def agreed(node: RemoteNode, entry: LocalEntry) -> SyncedNode:
-    """Return what both sides agree on: the node, and the entry as the disk read it back."""
+def agreed(node: RemoteNode, entry: LocalEntry, known: SyncedNode | None = None) -> SyncedNode:
+    """Return what both sides agree on: the node, and the entry as the disk read it back.
+
+    With `known`, its place stays: the node may tell of a move that the disk has not followed yet,
+    and to remember that as agreed would undo it.
+    """
+    place = known or node
     return SyncedNode(
         id=node.id,
-        parent_id=node.parent_id,
-        name=node.name,
+        parent_id=place.parent_id,
+        name=place.name,
         kind=node.kind,
         version_id=node.version_id,
         content_hash=node.content_hash,

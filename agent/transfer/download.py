@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ class _Target:
     fd: int
     size: int
     offset: int = 0
-    digest: Any = None
+    digest: Any = field(default_factory=hashlib.sha256)
 
     def rehash(self) -> None:
         """Hash what the file holds already. Blocks."""
@@ -71,7 +71,8 @@ class Downloads:
     async def fetch(self, item: Download, fd: int) -> str:
         """See `Transfer.download`."""
         target = _Target(fd, item.size)
-        await _blocking(target.rehash)
+        if os.fstat(fd).st_size:
+            await _blocking(target.rehash)
         self._channel.tally.settled(target.offset)
         digest = await self._verified(item, target)
         self._channel.tally.file_done()

@@ -13,6 +13,8 @@ from libs.runtime.backoff import Backoff
 T = TypeVar("T")
 
 _BACKOFF: Final = Backoff(0.2, 5.0)
+_LONGEST_PAUSE: Final = 10.0
+"""Seconds between two tries; a failure that is older is of another time."""
 _MAX_REFUSALS: Final = 3
 _MAX_DAMAGED: Final = 3
 
@@ -53,7 +55,7 @@ class Patience:
     def exhausted(self) -> bool:
         """Take note of a failure and say whether to give up."""
         now = self._clock()
-        if self._failing_since is None or now - self._last_failure > self._seconds:
+        if self._failing_since is None or now - self._last_failure > self._seconds + _LONGEST_PAUSE:
             self._failing_since = now
         self._last_failure = now
         return now - self._failing_since > self._seconds
@@ -73,7 +75,7 @@ class _Tries:
         self._failures += 1
         if self._patience.exhausted() or self._failures >= self._patience.attempts:
             raise UnavailableError(f"The store does not answer: {error}", retry_after=5) from error
-        await asyncio.sleep(max(_BACKOFF.delay(self._failures - 1), min(error.retry_after, 10.0)))
+        await asyncio.sleep(max(_BACKOFF.delay(self._failures - 1), min(error.retry_after, _LONGEST_PAUSE)))
 
     def after_refusal(self, error: UrlRefusedError) -> None:
         """Return when a new URL may help or raise `LocalError` "refused_by_store"."""

@@ -32,4 +32,4 @@ def new_id() -> str:
 
 def is_id(value: str) -> bool:
     """Say whether `value` has the form of an identifier."""
-    return _ID.match(value) is not None
+    return _ID.fullmatch(value) is not None

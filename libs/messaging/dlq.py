@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from libs.contracts.errors import UnavailableError
 from libs.messaging.rabbit.connection import connected, copy_of, declare, open_publisher, translated
 from libs.messaging.topology import ATTEMPTS_HEADER, BINDINGS, ERROR_HEADER, ROUTING_KEY_HEADER, Topology
 from libs.runtime.settings import BusSettings
@@ -113,5 +114,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def main() -> int:
+    """Run the command; 1 when the broker does not answer."""
+    try:
+        asyncio.run(_main(_parser().parse_args()))
+    except UnavailableError as error:
+        sys.stderr.write(f"{error.detail}\n")
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    asyncio.run(_main(_parser().parse_args()))
+    sys.exit(main())

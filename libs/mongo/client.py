@@ -85,10 +85,15 @@ async def in_transaction(database: Database, body: Callable[[Session], Coroutine
     outcome that stays unknown (connection lost in commit) is `UnavailableError`: the caller's
     repeat must be idempotent.
     """
+
+    async def guarded(session: Session) -> T:
+        with translated():  # else the driver takes a dead server for a conflict, and tries for two minutes
+            return await body(session)
+
     with translated():
         async with await database.client.start_session() as session:
             result: T = await session.with_transaction(
-                body,
+                guarded,
                 read_concern=ReadConcern("snapshot"),
                 write_concern=WriteConcern(w="majority", j=True),
                 read_preference=ReadPreference.PRIMARY,

@@ -48,6 +48,7 @@ def make_app(service: str, settings: ProcessSettings) -> web.Application:
     Add what `/readyz` has to ask with `add_probe`.
     """
     app = web.Application(middlewares=[_observe, _errors], client_max_size=settings.max_body_bytes)
+    app.on_response_prepare.append(_name_request)
     app[SERVICE] = service
     app[READY] = []
     app.router.add_get("/healthz", _healthz)
@@ -158,21 +159,27 @@ async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse
     if not _REQUEST_ID.match(request_id):
         request_id = new_id()
     logs.bind_request(request_id)
-    request["request_id"] = request_id
     start = time.perf_counter()
     response = await handler(request)
-    if not response.prepared:
-        response.headers[REQUEST_ID_HEADER] = request_id
-    _record(request, response.status, time.perf_counter() - start)
+    _record(request, response, time.perf_counter() - start)
     return response
 
 
-def _record(request: web.Request, status: int, seconds: float) -> None:
+async def _name_request(_request: web.Request, response: web.StreamResponse) -> None:
+    """Say which request it was, in streams too."""
+    request_id = logs.current_request_id()
+    if request_id is not None:
+        response.headers[REQUEST_ID_HEADER] = request_id
+
+
+def _record(request: web.Request, response: web.StreamResponse, seconds: float) -> None:
     resource = request.match_info.route.resource
     endpoint = resource.canonical if resource is not None else "unknown"
     service = request.app[SERVICE]
+    status = response.status
     REQUESTS.labels(service, endpoint, request.method, str(status)).inc()
-    SECONDS.labels(service, endpoint).observe(seconds)
+    if isinstance(response, web.Response):  # a stream lasts as long as its reader wants
+        SECONDS.labels(service, endpoint).observe(seconds)
     if request.path not in _QUIET:
         log.info(
             "request", method=request.method, path=request.path, status=status, ms=round(seconds * 1000, 1)
@@ -181,7 +188,7 @@ def _record(request: web.Request, status: int, seconds: float) -> None:
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request_id: str = request["request_id"]
+    request_id = logs.current_request_id()
     try:
         return await handler(request)
     except LockstepError as error:
@@ -200,7 +207,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return problem_response(LockstepError(), request_id)
 
 
-def _http_problem(error: web.HTTPException, request_id: str) -> web.StreamResponse:
+def _http_problem(error: web.HTTPException, request_id: str | None) -> web.StreamResponse:
     codes = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
     if error.status < 400:
         return error
@@ -225,6 +232,9 @@ async def _readyz(request: web.Request) -> web.Response:
             await asyncio.wait_for(probe(), timeout=5)
         except (TimeoutError, LockstepError):
             failing[name] = "away"
+        except Exception:
+            log.exception("a probe failed", probe=name)
+            failing[name] = "broken"
     status = 503 if failing else 200
     return web.json_response({"status": "waiting" if failing else "ready", "failing": failing}, status=status)
 

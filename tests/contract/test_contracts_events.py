@@ -36,7 +36,7 @@ from libs.contracts.ids import new_id
 from libs.contracts.tree import CommitTarget, ItemResult, Kind, NodeRow
 
 NAMESPACE, USER, DEVICE, UPLOAD = (new_id() for _ in range(4))
-WHO = {"namespace_id": NAMESPACE, "user_id": USER, "device_id": DEVICE}
+WHO: dict[str, Any] = {"namespace_id": NAMESPACE, "user_id": USER, "device_id": DEVICE}
 HASH = "ab" * 32
 NOW = datetime(2026, 11, 23, 12, 30, 15, 123456, tzinfo=UTC)
 ROW = NodeRow(

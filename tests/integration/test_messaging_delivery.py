@@ -1,13 +1,14 @@
 """Acknowledging, retries, dead letters and pauses, on a real broker."""
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from libs.contracts.errors import ConflictError
+from libs.contracts.errors import ConflictError, UnavailableError
 from libs.contracts.events import EventData, FileCommitted, UploadCompleted, wrap
 from libs.messaging.dlq import dead_letters
 from tests.support.backends import Backends
@@ -257,8 +258,10 @@ async def test_a_queue_that_somebody_deletes_is_declared_again_and_consumed(worl
             await channel.queue_delete(world.topology.queue(SERVICE))
 
         async def event_arrives() -> bool:
-            await bus.wait_ready()
-            await publish(bus, completed())
+            try:
+                await publish(bus, completed())
+            except UnavailableError:  # just then it connects again
+                return False
             return bool(seen.events)
 
         await eventually(event_arrives, 20, every=0.3)
@@ -278,6 +281,55 @@ async def test_a_failed_message_is_not_lost_when_its_retry_queue_is_gone(world: 
             await channel.queue_delete(world.topology.retry_queue(DELAYS[0]))
         await publish(bus, completed())
         await eventually(seen.count(1), 20)
+
+
+async def dlq(world: World, *arguments: str, **env: str) -> tuple[int, list[dict[str, object]], str]:
+    """Run the command that operators run."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "libs.messaging.dlq", *arguments,
+        env={**environment(world), **env}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    return process.returncode or 0, [json.loads(line) for line in out.decode().splitlines()], err.decode()
+
+
+def environment(world: World) -> dict[str, str]:
+    return {
+        "LOCKSTEP_AMQP_URL": world.settings.amqp_url.get_secret_value(),
+        "LOCKSTEP_AMQP_PREFIX": world.settings.amqp_prefix,
+        "LOCKSTEP_AMQP_RETRY_DELAYS": str(list(DELAYS)),
+    }
+
+
+async def test_the_command_lists_and_replays_dead_letters(world: World) -> None:
+    seen, broken = Seen(), True
+
+    async def handle(event: EventData) -> None:
+        if broken:
+            raise ConflictError("broken for now")
+        await seen.handle(event)
+
+    async with world.bus() as bus:
+        await bus.consume(SERVICE, {UploadCompleted: handle}, probe=seen.probe)
+        event_id = await publish(bus, completed())
+
+        async def is_dead() -> bool:
+            return bool(await world.dead(SERVICE))
+
+        await eventually(is_dead, 10)
+        code, rows, _ = await dlq(world, "list")
+        assert (code, [(row["service"], row["id"]) for row in rows]) == (0, [(SERVICE, event_id)])
+        broken = False
+        assert (await dlq(world, "replay", "--service", SERVICE))[2] == "1 dead letter(s) replayed\n"
+        await eventually(seen.count(1), 10)
+    assert (await dlq(world, "list"))[1] == []
+
+
+async def test_the_command_says_when_the_broker_does_not_answer(world: World) -> None:
+    code, rows, err = await dlq(world, "list", LOCKSTEP_AMQP_URL="amqp://nobody:nothing@127.0.0.1:1/")
+    assert (code, rows) == (1, [])
+    assert "The message broker does not answer" in err
+    assert "nothing" not in err
 
 
 CRASHING = """
@@ -304,12 +356,6 @@ async def test_a_consumer_that_dies_before_its_ack_leaves_the_event_to_the_next(
     world: World, tmp_path: Path
 ) -> None:
     effects = tmp_path / "effects"
-    settings = world.settings
-    env = {
-        "LOCKSTEP_AMQP_URL": settings.amqp_url.get_secret_value(),
-        "LOCKSTEP_AMQP_PREFIX": settings.amqp_prefix,
-        "LOCKSTEP_AMQP_RETRY_DELAYS": str(list(DELAYS)),
-    }
     done = set()
 
     async def handle(event: UploadCompleted) -> None:
@@ -321,7 +367,9 @@ async def test_a_consumer_that_dies_before_its_ack_leaves_the_event_to_the_next(
     event = completed()
     async with world.bus() as bus:
         await publish(bus, event)
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", CRASHING, str(effects), env=env)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CRASHING, str(effects), env=environment(world)
+        )
         assert await asyncio.wait_for(process.wait(), 30) == 9
         await bus.consume(SERVICE, {UploadCompleted: handle}, probe=Seen().probe)
 

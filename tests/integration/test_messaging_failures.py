@@ -47,10 +47,15 @@ async def database(backends: Backends) -> AsyncIterator[Database]:
         await database.client.drop_database(settings.mongo_database)
 
 
-def restart(backends: Backends) -> None:
-    """Kill the broker and start it again."""
-    backends.kill("rabbitmq")
-    backends.start("rabbitmq")
+async def restart(backends: Backends) -> None:
+    """Kill the broker and start it again.
+
+    It writes down which quorum queues exist every half second: one that is younger than that at a kill
+    never answers again (seen with RabbitMQ 3.10). Nothing shows when it has done so.
+    """
+    await asyncio.sleep(2)
+    await asyncio.to_thread(backends.kill, "rabbitmq")
+    await asyncio.to_thread(backends.start, "rabbitmq")
 
 
 async def test_confirmed_events_survive_a_broker_that_is_killed_and_consuming_goes_on(
@@ -59,11 +64,11 @@ async def test_confirmed_events_survive_a_broker_that_is_killed_and_consuming_go
     seen = Seen()
     async with world.bus() as bus:
         ids = [await publish(bus, completed()) for _ in range(20)]
-        await asyncio.to_thread(restart, backends)
+        await restart(backends)
         await asyncio.wait_for(bus.wait_ready(), 60)
         await bus.consume(SERVICE, {UploadCompleted: seen.handle}, probe=seen.probe)
         await eventually(seen.count(len(ids)), 30)
-        await asyncio.to_thread(restart, backends)
+        await restart(backends)
 
         async def published_again() -> bool:
             try:
@@ -88,12 +93,9 @@ async def test_a_change_made_while_the_broker_is_down_is_announced_when_it_is_ba
 
     async with world.bus() as bus:
         await bus.subscribe("example", ("device.linked.*",), {DeviceLinked: seen.handle}, probe=seen.probe)
-        # A quorum queue that is declared in the instant of a kill does not come back (RabbitMQ 3.10).
-        await publish(bus, event)
-        await eventually(seen.count(1), 10)
         outbox = Outbox(database, "test", bus, world.settings)
         async with running(outbox.run):
-            await asyncio.to_thread(backends.kill, "rabbitmq")
+            await asyncio.to_thread(backends.stop, "rabbitmq")
             bind_request("request-7")
             await outbox.transact(change)
             assert await database["things"].count_documents({}) == 1
@@ -101,14 +103,14 @@ async def test_a_change_made_while_the_broker_is_down_is_announced_when_it_is_ba
             with pytest.raises(UnavailableError):
                 await bus.ping()
             await asyncio.to_thread(backends.start, "rabbitmq")
-            await eventually(seen.count(2), 60)
+            await eventually(seen.count(1), 60)
 
             async def forgotten() -> bool:
                 return await database[outbox_of("test")].count_documents({}) == 0
 
             await eventually(forgotten, 10)
-    assert seen.events == [event, event]
-    assert seen.request_ids == [None, "request-7"]
+    assert seen.events == [event]
+    assert seen.request_ids == ["request-7"]
 
 
 async def test_a_change_that_is_rolled_back_is_not_announced(world: World, database: Database) -> None:
@@ -146,7 +148,7 @@ async def test_a_listener_is_told_of_the_gap_and_keeps_its_bindings(world: World
         await publish(bus, event)
         await eventually(has_heard, 10)
         heard.clear()
-        await asyncio.to_thread(restart, backends)
+        await restart(backends)
 
         async def is_told() -> bool:
             return bool(gaps)

@@ -339,6 +339,18 @@ async def test_sessions_of_others_do_not_exist(world: World) -> None:
     assert (await world.call(stranger, "POST", "/uploads/batch", batch)).status == 404
 
 
+async def test_a_session_is_its_accounts_alone_in_a_namespace_of_many(world: World) -> None:
+    account, other = await world.account(), await world.account()
+    member = {"$push": {"members": {"user_id": other.user_id, "role": "editor"}}}
+    await world.database["namespaces"].update_one({"_id": account.namespace_id}, member)
+    upload = await world.open(account, b"mine alone")
+    assert (await world.call(other, "GET", f"/uploads/{upload['id']}")).status == 404
+    body = {"namespace_id": account.namespace_id, "content_hash": sha256(b"mine alone"), "size": 10}
+    theirs = await world.call(other, "POST", "/uploads", body)
+    assert theirs.status == 201
+    assert theirs.body["id"] != upload["id"]
+
+
 async def test_a_member_who_was_removed_reaches_the_session_no_more(world: World) -> None:
     account = await world.account()
     upload = await world.open(account, b"once mine")

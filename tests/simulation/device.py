@@ -209,11 +209,7 @@ class Device:
         self._set_attributes(action.node, action.entry.path)
         yield
         self._expect(action.entry)
-        entry = self.disk.look(action.entry.path)
-        if action.node.id in self.memory.synced:
-            self._record_content(action.node, entry)
-        else:
-            self._record(action.node, entry)
+        self._record(action.node, self.disk.look(action.entry.path))
 
     def _set_attributes(self, node: RemoteNode, path: str) -> None:
         if node.kind is not Kind.FILE:
@@ -392,10 +388,7 @@ class Device:
         self._set_attributes(node, path)
         entry = self.disk.look(path)
         yield from self._unrecorded_meanwhile(content)
-        if action.expect is not None and node.id in self.memory.synced:
-            self._record_content(node, entry)
-        else:
-            self._record(node, entry)
+        self._record(node, entry)
 
     @_run.register
     def _(self, action: act.SetLocal) -> Steps:
@@ -403,7 +396,7 @@ class Device:
         self._set_attributes(action.node, action.entry.path)
         entry = self.disk.look(action.entry.path)
         yield
-        self._record_content(action.node, entry)
+        self._record(action.node, entry)
 
     @_run.register
     def _(self, action: act.DeleteRemote) -> Steps:

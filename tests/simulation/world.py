@@ -4,7 +4,7 @@ Contents are unique texts, so that each can be followed: what a user wrote and n
 deleted must be live in the end, once. Times come from one counter; nothing is random here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -26,10 +26,18 @@ class Ledger:
     destroyed: set[str] = field(default_factory=set)
     """Overwritten or deleted by a user who had it."""
     free: set[str] = field(default_factory=set)
-    """May be live although destroyed: moved, copied or restored by another user meanwhile."""
+    """Origins that may be live although destroyed: moved or restored by another user meanwhile."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Content → the first content of its file: an edit of what another moved away is moved too."""
     copied: set[str] = field(default_factory=set)
     """May be live more than once."""
     names: set[str] = field(default_factory=set)
+
+    def origin(self, content: str) -> str:
+        return self.origins.get(content, content)
+
+    def set_free(self, contents: Iterable[str]) -> None:
+        self.free.update(self.origin(content) for content in contents)
 
 
 class World:
@@ -108,7 +116,7 @@ class World:
         doubled -= ledger.copied | unrecorded
         assert not doubled, f"doubled: {sorted(doubled)}"
         back = {c for c in ledger.destroyed & set(live) if not c.startswith(SHARED)}
-        back -= ledger.free | ledger.copied | unrecorded
+        back = {c for c in back if ledger.origin(c) not in ledger.free} - ledger.copied - unrecorded
         assert not back, f"came back: {sorted(back)}"
 
     def _check_names(self) -> None:
@@ -177,6 +185,12 @@ class User:
             self._ledger.destroyed.discard(content)
         self._named(path)
 
+    def _next(self, path: str) -> str:
+        """A new content of the same file."""
+        content = self._content()
+        self._ledger.origins[content] = self._ledger.origin(self.disk.entries[path].content)
+        return content
+
     def _named(self, path: str) -> None:
         self._ledger.names.add(name_of(path))
 
@@ -218,7 +232,7 @@ class User:
         if self._kind(path) not in {LocalKind.FILE, LocalKind.SYMLINK}:
             return False
         self._destroy(path)
-        content = self._content() if content is None else content
+        content = self._next(path) if content is None else content
         self.disk.write(path, content)
         self._wrote(path, content)
         return True
@@ -228,7 +242,7 @@ class User:
         if self._kind(path) is not LocalKind.FILE:
             return False
         self._destroy(path)
-        content = self._content()
+        content = self._next(path)
         self.disk.put_over(path, LocalKind.FILE, content)
         self._wrote(path, content)
         return True
@@ -267,7 +281,7 @@ class User:
             self.disk.remove(over)
         elif over is None and not self._fits(to):
             return False
-        self._ledger.free.update(self.disk.contents_below(path))
+        self._ledger.set_free(self.disk.contents_below(path))
         self.disk.rename(path, to)
         self._named(to)
         return True
@@ -278,7 +292,7 @@ class User:
         if not known or any(is_below(p, q) for p in paths for q in paths if p != q):
             return False
         for path in paths:
-            self._ledger.free.update(self.disk.contents_below(path))
+            self._ledger.set_free(self.disk.contents_below(path))
         self.disk.permute(dict(zip(paths, [*paths[1:], paths[0]], strict=True)))
         return True
 
@@ -320,7 +334,7 @@ def restore(world: World, node_id: str) -> bool:
     below = [r for r in rows.values() if r.id == node_id or _descends(world.server, r.parent_id, node_id)]
     if not world.server.restore(node_id):
         return False
-    world.ledger.free.update(_content_of(row) for row in below)
+    world.ledger.set_free(_content_of(row) for row in below)
     world.ledger.names.add(world.server.rows[node_id].name)
     return True
 

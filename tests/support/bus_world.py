@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -114,6 +114,11 @@ def bus_settings(backends: Backends) -> BusSettings:
         outbox_sweep_interval=0.1,
         outbox_sweep_age=0.1,
     )
+
+
+def stack_bus_settings(env: Mapping[str, str]) -> BusSettings:
+    """Settings of the bus of a running stack."""
+    return BusSettings(amqp_url=SecretStr(env["LOCKSTEP_AMQP_URL"]), amqp_prefix=env["LOCKSTEP_AMQP_PREFIX"])
 
 
 def committed(seq: int = 1, name: str = "a.txt", namespace_id: str | None = None) -> FileCommitted:

@@ -10,6 +10,7 @@ from libs.contracts.tree import CommitTarget, ItemResult
 from services.metadata.domain.batch import Start
 from services.metadata.domain.evaluate import Outcome, Recorded, evaluate
 from services.metadata.domain.model import Actor, CommitFile, Job, Node, Object, Op, Rules, UploadRef, Version
+from services.metadata.domain.needs import obvious
 from services.metadata.domain.tree import Loaded, Need
 
 ROOT = "f" * 24
@@ -21,7 +22,7 @@ HASH = "a" * 64
 class Space:
     """Evaluates jobs and keeps what they write, as the store does."""
 
-    rules: Rules = Rules(max_depth=128, max_unseen=1000)
+    rules: Rules = field(default_factory=lambda: Rules(max_depth=128, max_unseen=1000))
     nodes: dict[str, Node] = field(default_factory=dict)
     versions: dict[str, Version] = field(default_factory=dict)
     objects: dict[str, Object] = field(default_factory=dict)
@@ -78,6 +79,7 @@ class Space:
     def _evaluate(self, jobs: Sequence[Job]) -> Outcome:
         loaded = Loaded(ROOT, used_bytes=self.used_bytes)
         start = Start(self.seq, self.changed_us, self.now_us, self.epoch)
+        self._load(obvious(jobs), loaded)
         for _ in range(500):
             outcome = evaluate(jobs, loaded, start, self.rules, self.new_id, self.recorded)
             if isinstance(outcome, Outcome):
@@ -86,7 +88,8 @@ class Space:
         raise AssertionError("an evaluation never has enough")
 
     def _load(self, need: Need, into: Loaded) -> None:
-        into.nodes.update({key: self.nodes.get(key) for key in need.nodes})
+        for key in need.nodes:
+            self._load_chain(key, into)
         places = {node.slot: node.id for node in self.nodes.values() if not node.deleted}
         into.slots.update({slot: places.get(slot) for slot in need.slots})
         into.versions.update({key: self.versions.get(key) for key in need.versions})
@@ -99,6 +102,12 @@ class Space:
         for key in need.histories:
             found = [item for item in self.versions.values() if item.node_id == key]
             into.histories[key] = tuple(sorted(found, key=lambda item: -item.seq))
+
+    def _load_chain(self, node_id: str, into: Loaded) -> None:
+        while node_id != ROOT and node_id not in into.nodes:
+            node = into.nodes[node_id] = self.nodes.get(node_id)
+            if node is not None:
+                node_id = node.parent_id
 
     def _keep(self, outcome: Outcome) -> None:
         batch = outcome.batch

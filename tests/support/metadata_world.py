@@ -98,15 +98,15 @@ class World:
         return account
 
     async def call(
-        self, account: Account, method: str, path: str, body: object = None, **query: Any
+        self, account: Account, method: str, path: str, body: object = None, /, **query: Any
     ) -> Answer:
         token = self.signer.access_token(account.user_id, account.device_id, account.namespace_id)
         return await self._request(method, f"{self.url}/v1{path}", body, token, query)
 
-    async def get(self, account: Account, path: str, **query: Any) -> Answer:
+    async def get(self, account: Account, path: str, /, **query: Any) -> Answer:
         return await self.call(account, "GET", path, None, **query)
 
-    async def internal(self, method: str, path: str, body: object = None, **query: Any) -> Answer:
+    async def internal(self, method: str, path: str, body: object = None, /, **query: Any) -> Answer:
         return await self._request(
             method, f"{self.url}/internal{path}", body, self.signer.service_token("test"), query
         )
@@ -260,10 +260,10 @@ async def metadata_world(backends: Backends, **changed: Any) -> AsyncIterator[Wo
         await bus.wait_ready()
         seen: list[EventData] = []
         await bus.listen(("#",), _collector(seen))
-        url = await stack.enter_async_context(running_app(settings))
-        session = await stack.enter_async_context(aiohttp.ClientSession())
         database = await stack.enter_async_context(open_database(settings))
         stack.push_async_callback(database.client.drop_database, settings.mongo_database)
+        url = await stack.enter_async_context(running_app(settings))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
         yield World(settings, url, session, database, TokenSigner(settings), bus, seen)
 
 

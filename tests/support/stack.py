@@ -89,6 +89,11 @@ def environment(backends: Backends, ports: Mapping[str, int]) -> dict[str, str]:
         "LOCKSTEP_TOKEN_SECRET": secrets.token_hex(32),
         "LOCKSTEP_LOG_LEVEL": "info",
         "LOCKSTEP_LOG_FORMAT": "json",
+        # All tests sign in from one address, and none is about the cost of a password's hash.
+        "LOCKSTEP_RATE_SIGNIN_PER_MINUTE": "100000",
+        "LOCKSTEP_RATE_ADDRESS_PER_MINUTE": "100000",
+        "LOCKSTEP_ARGON2_TIME_COST": "1",
+        "LOCKSTEP_ARGON2_MEMORY_KIB": "8192",
         **commands.service_urls(ports),
     }
 

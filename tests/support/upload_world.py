@@ -267,8 +267,10 @@ async def _ready(session: aiohttp.ClientSession, url: str, *, wait: bool) -> boo
 
 
 @asynccontextmanager
-async def upload_world(backends: Backends, **changed: Any) -> AsyncIterator[World]:
-    """Open everything; `changed` are settings of the service."""
+async def upload_world(
+    backends: Backends, *, served: Mapping[str, object] | None = None, **changed: Any
+) -> AsyncIterator[World]:
+    """Open everything; `changed` are settings of all, `served` those that only the service has."""
     settings = settings_for(backends, **changed)
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(open_bus(settings, service="test"))
@@ -276,7 +278,8 @@ async def upload_world(backends: Backends, **changed: Any) -> AsyncIterator[Worl
         tree, seen = Tree(bus), list[EventData]()
         await bus.consume("metadata", {UploadCompleted: tree.on_completed}, probe=bus.ping)
         await bus.listen(("#",), _collector(seen))
-        url = await stack.enter_async_context(running_app(settings))
+        own = settings.model_copy(update=served or {})
+        url = await stack.enter_async_context(running_app(own))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         database = await stack.enter_async_context(open_database(settings))
         stack.push_async_callback(database.client.drop_database, settings.mongo_database)

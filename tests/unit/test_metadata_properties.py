@@ -1,5 +1,6 @@
 """Random operations against a model that is too simple to be wrong: no overlay, no slots, only scans."""
 
+import itertools
 import random
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from libs.contracts.tree import CreateFolder, Delete, ItemResult, Kind, Move
 from services.metadata.domain.model import Actor, Job, Node, Op, RestoreNode, Rules
 from tests.support.metadata_space import ROOT, Space
 
-CASES = 400
+CASES = 240
 STEPS = 60
 DEPTH = 5
 NAMES = ("a", "b", "A", "caf\u00e9", "cafe\u0301", "x.txt")
@@ -163,7 +164,7 @@ def check_invariants(space: Space) -> None:
         assert_no_cycle(space, node)
     rows = sorted(space.nodes.values(), key=lambda node: node.seq)
     assert len({node.seq for node in rows}) == len(rows)
-    assert all(a.changed_us < b.changed_us for a, b in zip(rows, rows[1:], strict=False))
+    assert all(a.changed_us < b.changed_us for a, b in itertools.pairwise(rows))
 
 
 def assert_no_cycle(space: Space, node: Node) -> None:
@@ -202,7 +203,7 @@ def test_every_operation_ends_as_the_simple_model_says(block: int) -> None:
 
 
 def test_operations_joined_into_one_transaction_end_as_one_after_the_other() -> None:
-    for seed in range(CASES // 2):
+    for seed in range(CASES // 3):
         rng = random.Random(seed)
         single, model = started(rng)
         joined, _ = started(random.Random(seed))

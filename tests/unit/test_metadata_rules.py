@@ -19,7 +19,6 @@ from libs.contracts.tree import CreateFolder, CreateSymlink, Delete, ItemResult,
 from services.metadata.domain.model import CondemnObject, Node, RestoreNode, RestoreVersion, Rules
 from tests.support.metadata_space import HASH, OTHER_ROOT, ROOT, Space
 
-
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 
 
@@ -187,6 +186,17 @@ def test_a_move_onto_a_taken_name_is_refused(space: Space) -> None:
     assert (result.code, result.current) == ("name_taken", b.row())
 
 
+def test_the_root_is_no_node(space: Space) -> None:
+    entry = space.entry(node_id=ROOT, base_version_id="1" * 24)
+    ops = (
+        Move(node_id=ROOT, expect_parent_id=ROOT, expect_name="x", parent_id=ROOT, name="x"),
+        Delete(node_id=ROOT, version_id="1" * 24, seen_seq=0),
+        SetAttributes(node_id=ROOT, seen_seq=0),
+        RestoreNode(ROOT),
+    )
+    assert codes([*space.do(*ops), *space.complete(entry)]) == ["not_found"] * 5
+
+
 # Deleting ------------------------------------------------------------------------------------
 
 
@@ -338,7 +348,7 @@ def test_a_commit_on_another_version_than_the_current_is_refused_with_the_row(sp
 def test_a_commit_on_a_deleted_file_revives_it_only_when_asked_and_in_the_seen_version(space: Space) -> None:
     file = space.file("f")
     space.one(deletion(file))
-    target = {"node_id": file.id, "base_version_id": file.version_id}
+    target: dict[str, Any] = {"node_id": file.id, "base_version_id": file.version_id}
     assert codes(space.complete(space.entry(**target))) == ["node_deleted"]
     stale = {**target, "base_version_id": "9" * 24, "undelete": True}
     assert codes(space.complete(space.entry(**stale))) == ["version_conflict"]

@@ -79,6 +79,7 @@ class RabbitBus:
         self.topology = Topology(settings.amqp_prefix)
         self._session: _Session | None = None
         self._ready = asyncio.Event()
+        self._failures = 0
         self._parts: list[_Part] = []
         self._consumers: list[Consumer] = []
 
@@ -86,7 +87,6 @@ class RabbitBus:
 
     async def supervise(self) -> None:
         """Keep a connection for ever."""
-        failures = 0
         while True:
             try:
                 await self._serve()
@@ -94,9 +94,8 @@ class RabbitBus:
                 log.warning("bus is away", error=repr(error.__cause__ or error))
             except Exception:
                 log.exception("bus failed")
-            failures = 0 if self._ready.is_set() else failures + 1
-            self._ready.clear()
-            await asyncio.sleep(_RECONNECT.delay(failures))
+            await asyncio.sleep(_RECONNECT.delay(self._failures))
+            self._failures += 1
 
     async def _serve(self) -> None:
         """Serve on one connection until it, or a channel of it, is lost."""
@@ -107,9 +106,11 @@ class RabbitBus:
                 async with asyncio.timeout(_SET_UP_SECONDS):
                     await self._set_up(connection, lost)
                 self._ready.set()
+                self._failures = 0
                 log.info("bus is connected")
                 await lost.wait()
             finally:
+                self._ready.clear()
                 self._session = None
 
     async def _set_up(self, connection: AbstractConnection, lost: asyncio.Event) -> None:

@@ -8,13 +8,14 @@ from aiohttp import web
 
 from libs.contracts.endpoints import Endpoint
 from libs.contracts.errors import QuotaError
+from libs.runtime.logs import current_request_id
 from libs.web.app import REQUEST_ID_HEADER
 from libs.web.auth import Caller
 from services.gateway.routes.guard import CallerHandler
 from services.gateway.routes.keys import CLOSING, FORWARDER
 from services.gateway.service.forward import Outgoing, kept_request_headers, stream_headers
 
-_LOOK_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 5.0
 """How often a quiet stream is looked at for a client that has gone."""
 
 
@@ -34,7 +35,7 @@ def forwarding(endpoint: Endpoint) -> CallerHandler:
 
 async def _outgoing(request: web.Request) -> Outgoing:
     headers = kept_request_headers(request.headers)
-    headers[REQUEST_ID_HEADER] = request["request_id"]
+    headers[REQUEST_ID_HEADER] = current_request_id() or ""
     body = await _body(request) if request.can_read_body else None
     return Outgoing(request.method, request.rel_url.raw_path_qs, headers, body)
 

@@ -40,7 +40,7 @@ class Accounts:
         try:
             await self._users.insert(user)
         except EmailTakenError:
-            user = await self._half_made(credentials)
+            user = await self._claimed(credentials, user)
         return await self._enter(user, name)
 
     async def _new_user(self, credentials: Credentials) -> User:
@@ -48,13 +48,18 @@ class Accounts:
         password_hash = await self._passwords.hash(password)
         return User(new_id(), credentials.email, password_hash, new_id(), datetime.now(UTC))
 
-    async def _half_made(self, credentials: Credentials) -> User:
+    async def _claimed(self, credentials: Credentials, fresh: User) -> User:
+        """Return the half-made account of this email, or `fresh` after finishing a deletion."""
         user = await self._users.by_email(credentials.email)
-        if user is None or user.namespace_ready or user.deleting:
+        if user is None or (user.namespace_ready and not user.deleting):
             raise ConflictError(code="email_taken")
         if not await self._passwords.verify(user.password_hash, credentials.password.get_secret_value()):
             raise ConflictError(code="email_taken")
-        return user
+        if not user.deleting:
+            return user
+        await self._finish_deletion(user)
+        await self._users.insert(fresh)
+        return fresh
 
     async def login(self, credentials: Credentials) -> Tokens:
         """Link a device. Raises `UnauthenticatedError` "invalid_credentials"."""
@@ -105,14 +110,13 @@ class Accounts:
         user = await self._owner(caller, password)
         await self._users.mark_deleting(user.id)
         await self._links.revoke_all(user.id, but=caller.device_id)
-        await self._namespaces.remove(user.namespace_id, user.id)
         await self._finish_deletion(user)
 
     async def _owner(self, caller: Caller, password: str) -> User:
         return await self._checked(await self._users.by_id(caller.user_id), password)
 
     async def _finish_deletion(self, user: User) -> None:
-        await self._links.revoke_all(user.id)
         await self._namespaces.remove(user.namespace_id, user.id)
+        await self._links.revoke_all(user.id)
         await self._links.forget_all(user.id)
         await self._users.remove(user.id)

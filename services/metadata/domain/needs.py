@@ -52,14 +52,11 @@ def _place(parent_id: str, name: str, need: Need) -> None:
 
 
 def assume_new(jobs: Iterable[Job], loaded: Loaded) -> None:
-    """Take for granted what nearly always is so: a first completion's versions and new objects are not there.
+    """Take for granted that a first completion's new objects are not there yet.
 
-    Their unique ids refute it where it is not so, and then everything is looked up.
+    Where one is after all, its unique id refuses the write, and then it is looked up.
     """
     for job in jobs:
         if job.upload is not None and job.upload.attempt == 1:
-            commits = [op for op in job.ops if isinstance(op, CommitFile)]
-            loaded.versions.update({op.version_id: None for op in commits})
-            loaded.objects.update(
-                {op.entry.object.id: None for op in commits if not op.entry.object.existing}
-            )
+            sent = [op.entry.object for op in job.ops if isinstance(op, CommitFile)]
+            loaded.objects.update({item.id: None for item in sent if not item.existing})

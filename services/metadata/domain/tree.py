@@ -97,7 +97,9 @@ class Tree:
         }
 
     def anywhere(self, node_id: str) -> Node | None:
-        """Return the node of this id, in whichever namespace it is."""
+        """Return the node of this id, in whichever namespace it is; the root is no node."""
+        if node_id == self.namespace_id:
+            return None
         if node_id in self._nodes:
             return self._nodes[node_id]
         if node_id not in self._loaded.nodes:

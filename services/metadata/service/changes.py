@@ -54,6 +54,11 @@ class Changes:
         self._max_ops = max_ops
         self._lanes: dict[str, _Lane] = {}
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or runs."""
+        return not self._lanes
+
     async def submit(self, namespace_id: str, job: Job) -> Results:
         """Return the results of a job once they are durable.
 

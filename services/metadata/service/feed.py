@@ -33,7 +33,7 @@ class FeedService:
         """
         epoch = await self._epoch(cursor)
         heads = {namespace_id: await self._reads.head(namespace_id) for namespace_id in namespace_ids}
-        here = _checked(cursor or Cursor(epoch), heads, epoch)
+        here = checked(cursor or Cursor(epoch), heads, epoch)
         return await self._read(user_id, here, heads, limit)
 
     async def since(
@@ -64,7 +64,7 @@ class FeedService:
                 room = limit - len(rows)
                 nodes, place = await page_up(window, here.seqs.get(namespace_id, 0), head.seq, room)
                 rows += [node.row() for node in nodes]
-                here = _moved(here, namespace_id, place)
+                here = moved(here, namespace_id, place)
         return SyncPage(
             items=rows,
             cursor=here.encode(),
@@ -89,7 +89,7 @@ class FeedService:
         return low
 
 
-def _checked(cursor: Cursor, heads: dict[str, Head], epoch: int) -> Cursor:
+def checked(cursor: Cursor, heads: dict[str, Head], epoch: int) -> Cursor:
     """Return the cursor if it can be continued; in a namespace where nothing was read a listing begins."""
     if cursor.epoch != epoch:
         raise GoneError(code="epoch_changed", epoch=epoch)
@@ -107,7 +107,7 @@ def _checked(cursor: Cursor, heads: dict[str, Head], epoch: int) -> Cursor:
     return replace(cursor, seqs=seqs, listing={name: listing[name] for name in heads if name in listing})
 
 
-def _moved(cursor: Cursor, namespace_id: str, place: int) -> Cursor:
+def moved(cursor: Cursor, namespace_id: str, place: int) -> Cursor:
     """Return the cursor at a place; a listing is over once it has reached the head it began with."""
     listing = {name: head for name, head in cursor.listing.items() if name != namespace_id or head > place}
     return replace(cursor.at(namespace_id, place), listing=listing)

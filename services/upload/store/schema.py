@@ -8,12 +8,12 @@ from libs.mongo.names import UPLOAD_PARTS, UPLOADS, outbox_of
 from libs.mongo.schema import Migration, create_indexes
 
 _ONE_LIVE_SESSION: Final = IndexModel(
-    [("dedupe_key", ASCENDING)],
-    name="one_live_session",
-    unique=True,
-    partialFilterExpression={"dedupe_key": {"$exists": True}},
+    [("dedupe_key", ASCENDING)], name="one_live_session", unique=True, sparse=True
 )
-"""The key is there only while a session is open, completing or committing, and never for batches."""
+"""The key is there only while a session is open, completing or committing, and never for batches.
+
+Sparse and not partial: the embedded default answers queries from a partial index by a scan.
+"""
 
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     create_indexes(

@@ -1,0 +1,202 @@
+"""Accounts and devices for end-to-end tests: the real command line, one process a call.
+
+Each `Device` has its own LOCKSTEP_HOME and its own folder. `sync` runs `lockstep sync`, `started`
+runs `lockstep start` beside the test.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.app import run_sync
+from agent.settings import Settings
+from tests.support.waiting import wait_until
+
+REPO = Path(__file__).resolve().parents[2]
+LOCKSTEP = Path(sys.executable).with_name("lockstep")
+SECONDS = 120
+OWN = ".lockstep"
+
+
+class CommandError(AssertionError):
+    """A command ended with another exit code than the test expected."""
+
+
+@dataclass
+class Device:
+    """One linked device with its folder."""
+
+    name: str
+    home: Path
+    folder: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *arguments: str, stdin: str = "", expect: int | None = 0) -> Any:
+        """Run a command with `--json` and return what it printed last (errors: from stderr)."""
+        done = subprocess.run(
+            [LOCKSTEP, *arguments, "--json"],
+            input=stdin, capture_output=True, text=True, timeout=SECONDS, env=self._env(), check=False,
+        )  # fmt: skip
+        if expect is not None and done.returncode != expect:
+            raise CommandError(f"{self.name}: {arguments} → {done.returncode}\n{done.stdout}\n{done.stderr}")
+        lines = (done.stdout if done.stdout.strip() else done.stderr).strip().splitlines()
+        return json.loads(lines[-1]) if lines else None
+
+    def sync(self, *options: str, expect: int = 0) -> Any:
+        """One two-way run by the command line; its report."""
+        return self.run("sync", str(self.folder), *options, expect=expect)
+
+    def quick_sync(self, *, allow_mass_delete: bool = False, expect: int = 0) -> Any:
+        """The same run inside this process: what `lockstep sync` calls, without its start-up."""
+        settings = Settings(home=self.home)
+        report = asyncio.run(run_sync(settings, self.folder, allow_mass_delete=allow_mass_delete))
+        if report.exit_code != expect:
+            raise CommandError(f"{self.name}: sync → {report.exit_code}\n{report.as_json()}")
+        return report.as_json()
+
+    @contextmanager
+    def started(self, **env: str) -> Iterator["Device"]:
+        """Keep the folder in step while the body runs."""
+        log = self.home.with_suffix(".log").open("ab")
+        process = subprocess.Popen(
+            [LOCKSTEP, "start", str(self.folder)], stdout=log, stderr=log, env={**self._env(), **env}
+        )
+        try:
+            wait_until(lambda: self.phase() == "in_step", 60, f"{self.name} is in step")
+            yield self
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            log.close()
+
+    def phase(self) -> str | None:
+        """What the running agent says of itself."""
+        status = self.run("status", expect=None)
+        return status.get("phase") if isinstance(status, dict) else None
+
+    def _env(self) -> dict[str, str]:
+        return {**os.environ, "LOCKSTEP_HOME": str(self.home), **self.env}
+
+    def get(self, path: str) -> Any:
+        """Ask the API as this device."""
+        credentials = json.loads((self.home / "credentials.json").read_text())
+        headers = {"Authorization": f"Bearer {credentials['access_token']}"}
+        request = urllib.request.Request(credentials["server"] + path, headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    # The folder ---------------------------------------------------------------------------
+
+    def path(self, name: str) -> Path:
+        """A path in the folder."""
+        return self.folder / name
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        """Write a file, with the folders above it."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def read(self, name: str) -> str:
+        """A file's text."""
+        return self.path(name).read_text()
+
+    def names(self) -> set[str]:
+        """Every path below the folder, the agent's own left out."""
+        return set(tree_of(self.folder))
+
+    def ls(self, path: str = "/") -> dict[str, dict[str, Any]]:
+        """The server's listing of a folder by name."""
+        return {Path(row["path"]).name: row for row in self.run("ls", path)["items"]}
+
+
+@dataclass
+class Account:
+    """An account with its devices."""
+
+    email: str
+    password: str
+    server: str
+    root: Path
+    devices: list[Device] = field(default_factory=list)
+
+    def link(self, name: str, *, register: bool = False) -> Device:
+        """Link another device."""
+        device = Device(name, self.root / f"home-{name}", self.root / f"folder-{name}")
+        device.folder.mkdir(parents=True)
+        device.home.mkdir(parents=True)
+        command = "register" if register else "login"
+        device.run(
+            command, "--server", self.server, "--email", self.email, "--password-stdin", "--device", name,
+            stdin=self.password + "\n",
+        )  # fmt: skip
+        self.devices.append(device)
+        return device
+
+
+def new_account(server: str, root: Path) -> Account:
+    """Return an account that is not registered yet: link its first device with `register`."""
+    return Account(f"{secrets.token_hex(6)}@example.org", secrets.token_hex(12), server, root)
+
+
+def tree_of(folder: Path) -> dict[str, str]:
+    """Path → what is there, for comparing: kind, hash, executable bit, link's target."""
+    found: dict[str, str] = {}
+    for base, folders, files in os.walk(folder):
+        at = Path(base)
+        if OWN in folders:
+            folders.remove(OWN)
+        for name in [*folders, *files]:
+            path = at / name
+            found[str(path.relative_to(folder))] = _described(path)
+    return found
+
+
+def _described(path: Path) -> str:
+    if path.is_symlink():
+        return f"link {os.readlink(path)}"
+    if path.is_dir():
+        return "folder"
+    mode = "x" if path.stat().st_mode & 0o100 else "-"
+    return f"file {mode} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def converge(*devices: Device) -> None:
+    """Sync the devices in turn until a whole round does nothing, then compare their trees."""
+    for _ in range(6):
+        reports = [device.quick_sync() for device in devices]
+        if not any(moved(report) for report in reports):
+            break
+    else:
+        raise AssertionError("the devices do not come to rest")
+    first, *others = [tree_of(device.folder) for device in devices]
+    for other in others:
+        assert other == first
+
+
+def moved(report: dict[str, Any]) -> bool:
+    """Whether a run did anything."""
+    keys = ("uploaded_files", "downloaded_files", "conflicts", "deleted", "moved")
+    return any(report[key] for key in keys)
+
+
+def copies(names: set[str], of: str) -> set[str]:
+    """The conflicted copies of a file among names."""
+    stem = Path(of).stem
+    return {name for name in names if Path(name).name.startswith(f"{stem} (conflicted copy, ")}

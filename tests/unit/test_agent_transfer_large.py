@@ -1,0 +1,311 @@
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from agent.errors import LocalError
+from agent.transfer import LargeSource, Transfer
+from libs.contracts.errors import ConflictError, UnavailableError
+from libs.contracts.tree import CommitTarget
+from tests.support.agent_api import NAMESPACE, NODE, UPLOAD, linked_transfer, row, upload
+from tests.support.scripted import Answer, ScriptedServer, problem, resets, s3_error, says, scripted
+from tests.unit.test_agent_transfer_small import OK, sha, signed
+
+PART = 1000
+CONTENT = os.urandom(4500)
+PARTS = {n + 1: CONTENT[n * PART : (n + 1) * PART] for n in range(5)}
+SESSION = f"/v1/uploads/{UPLOAD}"
+TARGET = CommitTarget(parent_id=NAMESPACE, name="a.bin")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ScriptedServer]:
+    async with scripted() as running:
+        yield running
+
+
+@pytest.fixture
+async def transfer(server: ScriptedServer, tmp_path: Path) -> AsyncIterator[Transfer]:
+    async with linked_transfer(server, tmp_path / "home", url_batch=2, part_parallel=2) as opened:
+        yield opened
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.bin"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def fd(file: Path) -> Iterator[int]:
+    handle = os.open(file, os.O_RDONLY)
+    yield handle
+    os.close(handle)
+
+
+def source(fd: int, **more: Any) -> LargeSource:
+    return LargeSource("a.bin", len(CONTENT), sha(CONTENT), fd, **more)
+
+
+def session(held: Mapping[int, str | None] | None = None, **changes: Any) -> Answer:
+    entry = {"index": 0, "mode": "multipart", "content_hash": sha(CONTENT), "size": len(CONTENT)}
+    parts = [{"number": n, "size": len(PARTS[n]), "digest": digest} for n, digest in (held or {}).items()]
+    more = {"part_size": PART, "parts_total": 5, "parts_done": len(parts), "parts": parts, **changes}
+    return says(upload([entry], **more), 201)
+
+
+def accept_parts(server: ScriptedServer, but: int = 0) -> None:
+    """A server and a store that take every part, one excepted."""
+
+    async def urls(request: web.Request) -> web.StreamResponse:
+        asked = (await request.json())["parts"]
+        items = {n: signed(server, f"part{n}", PARTS[int(n)]) for n in asked}
+        return web.json_response({"items": items})
+
+    server.on("POST", f"{SESSION}/urls", urls)
+    server.on("POST", f"{SESSION}/parts", session())
+    for number in set(PARTS) - {but}:
+        server.on("PUT", f"/s3/part{number}", OK)
+
+
+def sent(server: ScriptedServer) -> list[int]:
+    return [
+        int(seen.path.removeprefix("/s3/part")) for seen in server.seen if seen.path.startswith("/s3/part")
+    ]
+
+
+async def test_a_file_travels_in_parts_each_bound_to_its_digest(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    accept_parts(server)
+    told: dict[int, str] = {}
+
+    result = await transfer.upload_large(source(fd, on_part=told.__setitem__))
+
+    assert (result.upload_id, result.part_size, result.stored) == (UPLOAD, PART, False)
+    assert sorted(sent(server)) == [1, 2, 3, 4, 5]
+    assert {n: server.calls(f"/s3/part{n}")[0].body for n in PARTS} == PARTS
+    assert told == {n: sha(part) for n, part in PARTS.items()}
+    recorded: dict[str, str] = {}
+    for seen in server.calls(f"{SESSION}/parts"):
+        recorded |= seen.json["parts"]
+    assert recorded == {str(n): sha(part) for n, part in PARTS.items()}
+    assert all(len(seen.json["parts"]) <= 2 for seen in server.calls(f"{SESSION}/urls"))
+    assert transfer.tally.uploaded_bytes == len(CONTENT)
+
+
+async def test_only_the_missing_parts_are_sent(server: ScriptedServer, transfer: Transfer, fd: int) -> None:
+    held = {n: sha(PARTS[n]) for n in (1, 3)}
+    server.on("POST", "/v1/uploads", session({**held, 4: None}))
+    accept_parts(server)
+
+    await transfer.upload_large(source(fd, known=held))
+
+    assert sorted(sent(server)) == [2, 4, 5], "a part of unknown digest is sent again"
+    assert transfer.tally.uploaded_bytes == 2500
+    assert transfer.tally.settled_bytes == len(CONTENT)
+
+
+async def test_another_device_takes_the_missing_parts_from_the_end(
+    server: ScriptedServer, tmp_path: Path, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session({1: sha(PARTS[1])}))
+    accept_parts(server)
+    async with linked_transfer(server, tmp_path / "home", part_parallel=1) as transfer:
+        await transfer.upload_large(source(fd))
+
+    assert sent(server) == [5, 4, 3, 2]
+
+
+async def test_other_content_never_mixes_with_what_s3_holds(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session({2: "0" * 64}))
+    accept_parts(server)
+
+    with pytest.raises(LocalError, match="changed"):
+        await transfer.upload_large(source(fd))
+
+
+async def test_a_part_announced_before_with_another_digest_means_other_content(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    server.on("POST", f"{SESSION}/urls", problem("part_digest_fixed"))
+
+    with pytest.raises(LocalError, match="changed"):
+        await transfer.upload_large(source(fd))
+
+
+async def test_an_expired_part_url_is_replaced_and_the_other_parts_are_kept(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    server.on("PUT", "/s3/part3", s3_error(403, "AccessDenied"), OK)
+    accept_parts(server)
+
+    await transfer.upload_large(source(fd))
+
+    assert sorted(sent(server)) == [1, 2, 3, 3, 4, 5]
+
+
+@pytest.mark.parametrize("trouble", [resets, s3_error(503, "SlowDown"), s3_error(400, "BadDigest")])
+async def test_a_part_in_trouble_is_sent_again(
+    server: ScriptedServer, transfer: Transfer, fd: int, trouble: Answer
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    server.on("PUT", "/s3/part2", trouble, OK)
+    accept_parts(server)
+
+    await transfer.upload_large(source(fd))
+
+    assert server.calls("/s3/part2")[-1].body == PARTS[2]
+
+
+async def test_a_file_that_changed_meanwhile_is_not_committed(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    accept_parts(server)
+
+    with pytest.raises(LocalError, match="changed"):
+        await transfer.commit_large(source(fd, unchanged=lambda: False), TARGET)
+    assert not server.calls(f"{SESSION}/complete")
+
+
+async def test_a_file_that_becomes_shorter_is_not_committed(
+    server: ScriptedServer, transfer: Transfer, fd: int, file: Path
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    accept_parts(server)
+    os.truncate(file, 2100)
+
+    with pytest.raises(LocalError, match="changed"):
+        await transfer.upload_large(source(fd))
+
+
+async def test_a_file_that_becomes_shorter_while_a_part_is_sent_is_not_committed(
+    server: ScriptedServer, tmp_path: Path, file: Path, fd: int
+) -> None:
+    """The part was hashed and its URL given; then its end is gone when it is read to be sent."""
+
+    async def urls(request: web.Request) -> web.StreamResponse:
+        os.truncate(file, 10)
+        asked = (await request.json())["parts"]
+        return web.json_response({"items": {n: signed(server, f"part{n}", PARTS[int(n)]) for n in asked}})
+
+    server.on("POST", "/v1/uploads", session())
+    server.on("POST", f"{SESSION}/urls", urls)
+    async with linked_transfer(server, tmp_path / "home") as transfer:
+        with pytest.raises(LocalError, match="changed"):
+            await transfer.upload_large(source(fd))
+
+
+async def test_a_store_that_is_away_ends_the_upload_and_what_was_sent_is_recorded_or_known(
+    server: ScriptedServer, tmp_path: Path, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    server.on("PUT", "/s3/part5", resets)
+    accept_parts(server, but=5)
+    told: dict[int, str] = {}
+    async with linked_transfer(
+        server, tmp_path / "home", transfer_retry_seconds=0.3, part_parallel=1
+    ) as transfer:
+        with pytest.raises(UnavailableError):
+            await transfer.upload_large(source(fd, on_part=told.__setitem__))
+
+    assert sorted(told) == [1, 2, 3, 4]
+
+
+async def test_stored_content_is_committed_without_a_byte(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    entry = {"index": 0, "mode": "stored", "content_hash": sha(CONTENT), "size": len(CONTENT)}
+    server.on("POST", "/v1/uploads", says(upload([entry]), 201))
+    server.on(
+        "POST",
+        f"{SESSION}/complete",
+        says({"upload_id": UPLOAD, "state": "committed", "results": [{"index": 0, "row": row()}]}),
+    )
+
+    assert (await transfer.commit_large(source(fd), TARGET)).id == NODE
+    assert transfer.tally.uploaded_bytes == 0
+
+
+async def test_a_file_for_one_put_travels_whole(server: ScriptedServer, transfer: Transfer, fd: int) -> None:
+    entry = {"index": 0, "mode": "put", "content_hash": sha(CONTENT), "size": len(CONTENT)}
+    put = signed(server, "whole", CONTENT)
+    server.on("POST", "/v1/uploads", says(upload([{**entry, "put": put}]), 201))
+    server.on("PUT", "/s3/whole", s3_error(403, "AccessDenied"), OK)
+    server.on("POST", f"{SESSION}/urls", says({"items": {"0": put}}))
+
+    await transfer.upload_large(source(fd))
+
+    assert server.calls("/s3/whole")[-1].body == CONTENT
+
+
+async def test_a_session_that_another_device_is_committing_is_waited_for(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    entry = {"index": 0, "mode": "stored", "content_hash": sha(CONTENT), "size": len(CONTENT)}
+    server.on("POST", "/v1/uploads", session(state="committing"), says(upload([entry]), 201))
+    server.on("GET", SESSION, session(state="committing"), session(state="committed"))
+
+    assert (await transfer.upload_large(source(fd))).stored
+
+
+async def test_parts_that_the_server_misses_at_the_end_are_sent_again_and_only_those(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    all_but_2 = {n: sha(part) for n, part in PARTS.items() if n != 2}
+    done = {"upload_id": UPLOAD, "state": "committed", "results": [{"index": 0, "row": row()}]}
+    server.on("POST", "/v1/uploads", session(), session(all_but_2))
+    server.on("POST", f"{SESSION}/complete", problem("parts_missing", missing=[2]), says(done))
+    accept_parts(server)
+
+    assert (await transfer.commit_large(source(fd), TARGET)).id == NODE
+    assert sorted(sent(server)) == [1, 2, 2, 3, 4, 5]
+
+
+async def test_a_conflict_is_not_answered_by_sending_again(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    server.on("POST", f"{SESSION}/complete", problem("version_conflict"))
+    accept_parts(server)
+
+    with pytest.raises(ConflictError, match="version_conflict"):
+        await transfer.commit_large(source(fd), TARGET)
+    assert len(sent(server)) == 5
+
+
+async def test_no_more_parts_travel_at_once_than_allowed(
+    server: ScriptedServer, transfer: Transfer, file: Path
+) -> None:
+    running, most = 0, 0
+
+    async def slow(_request: web.Request) -> web.StreamResponse:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.02)
+        running -= 1
+        return web.Response()
+
+    server.on("POST", "/v1/uploads", session())
+    for number in PARTS:
+        server.on("PUT", f"/s3/part{number}", slow)
+    accept_parts(server)
+    handles = [os.open(file, os.O_RDONLY) for _ in range(2)]
+    try:
+        await asyncio.gather(*(transfer.upload_large(source(handle)) for handle in handles))
+    finally:
+        for handle in handles:
+            os.close(handle)
+    assert most == 2
