@@ -45,7 +45,7 @@ async def run_sync(
         async with asyncio.TaskGroup() as tasks:
             engine = Engine(parts, tasks)
             halt, failure = await _outcome(engine)
-            engine.executor.cancel()
+            engine.stop()
         report = _report(parts, engine, started, halt, failure)
         parts.state.put("synced_at", str(time.time()))
         _save_phase(parts.state, engine, "stopped", halt)
@@ -88,7 +88,7 @@ async def run_agent(
             try:
                 failure = await engine.run()
             finally:
-                engine.executor.cancel()
+                engine.stop()
                 for task in hints:
                     task.cancel()
                 _save_phase(parts.state, engine, "stopped", None)

@@ -17,6 +17,7 @@ from agent.executor import Executor, Work
 from agent.feed import Feed, live_files
 from agent.guard import Halt, disk_full_halt, emptied_halt, mass_deletion_halt, root_halt
 from agent.identity import identify
+from agent.leftovers import rescue_leftovers
 from agent.merge import Trees
 from agent.model import Kind, Trouble
 from agent.observer import Observer
@@ -89,8 +90,14 @@ class Engine:
         self._feed_due = True
         self._allow_mass_delete = parts.options.allow_mass_delete
         self._revoked = False
+        self._unswept = True
         self._patience = 0.0
         """Seconds that one run still waits for files that are being written to."""
+
+    def stop(self) -> None:
+        """End large transfers and long reads soon."""
+        self.executor.cancel()
+        self._parts.disk.stop()
 
     # Hints --------------------------------------------------------------------------------
 
@@ -136,6 +143,8 @@ class Engine:
 
         Raises `HaltedError`, `UnavailableError`, `UnauthenticatedError`.
         """
+        if self._unswept:
+            await self._sweep()
         idle = 0
         while True:
             await self._observe()
@@ -152,6 +161,14 @@ class Engine:
             if idle >= _IDLE_ROUNDS:
                 log.warning("no progress", actions=len(found.actions))
                 return
+
+    async def _sweep(self) -> None:
+        """Look at what the last run left in the agent's own folder; once, on a known root."""
+        self._check_root()
+        rescued = await asyncio.to_thread(rescue_leftovers, self._parts.disk, self._parts.state, self.work)
+        self.observer.dirty |= set(rescued)
+        await asyncio.to_thread(self._parts.disk.sweep_trash, time())
+        self._unswept = False
 
     def _collect_hints(self) -> None:
         """Take what executing found out to be different."""

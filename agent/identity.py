@@ -109,21 +109,32 @@ class _Binding:
         self._id_of[path] = node_id
 
     def by_inode(self) -> None:
-        """Bind nodes to the entry that has their inode; their own path is preferred."""
-        paths_of: dict[tuple[int, int], list[str]] = defaultdict(list)
-        for path, entry in self._entries.items():
-            paths_of[entry.stat.dev, entry.stat.ino].append(path)
-        for node in self._synced.values():
-            if node.stat is None:
-                continue
-            own = self._synced_paths.get(node.id)
-            for path in sorted(paths_of.get((node.stat.dev, node.stat.ino), ()), key=lambda p: (p != own, p)):
-                if path not in self._id_of and self._same_thing(node, self._entries[path], own):
-                    self._bind(node.id, path)
-                    break
+        """Bind nodes to the entry that has their inode: first those that are where they were.
 
-    def _same_thing(self, node: SyncedNode, entry: LocalEntry, own: str | None) -> bool:
+        A removed folder's inode may have been given to one that was made since; that one is known
+        by its own path, before its inode can be taken for a move of the other.
+        """
+        paths_of: dict[tuple[int, int], list[str]] = defaultdict(list)
+        for path in sorted(self._entries):
+            stat = self._entries[path].stat
+            paths_of[stat.dev, stat.ino].append(path)
+        known = [node for node in self._synced.values() if node.stat is not None]
+        for node in known:
+            own = self._synced_paths.get(node.id)
+            self._bind_first(node, [path for path in paths_of.get(_inode(node), ()) if path == own])
+        for node in known:
+            if node.id not in self._path_of:
+                self._bind_first(node, paths_of.get(_inode(node), ()))
+
+    def _bind_first(self, node: SyncedNode, paths: Iterable[str]) -> None:
+        for path in paths:
+            if path not in self._id_of and self._same_thing(node, self._entries[path]):
+                self._bind(node.id, path)
+                return
+
+    def _same_thing(self, node: SyncedNode, entry: LocalEntry) -> bool:
         """Whether an entry with the node's inode is the node."""
+        own = self._synced_paths.get(node.id)
         if entry.kind.value != node.kind.value or node.stat is None:
             return False
         if node.stat.birth_ns is not None and entry.stat.birth_ns is not None:
@@ -131,8 +142,16 @@ class _Binding:
         if entry.path == own:
             return True
         if node.kind is Kind.FOLDER:
-            return own not in self._entries
+            return own not in self._entries or self._shares_a_child(node, entry)
         return same_content(node, entry) or node.stat.same_content_signs(entry.stat)
+
+    def _shares_a_child(self, node: SyncedNode, entry: LocalEntry) -> bool:
+        """Whether something that was in the folder is, by its inode, in the folder at `entry`."""
+        for child in self._children.get(node.id, ()):
+            found = self._entries.get(join(entry.path, child.name))
+            if found is not None and (found.stat.dev, found.stat.ino) == _inode(child):
+                return True
+        return False
 
     def by_place(self) -> None:
         """Bind nodes that are left to the entry that stands where they are expected."""
@@ -189,6 +208,10 @@ class _Binding:
     def _was_below(self, node: SyncedNode, opaque: frozenset[str]) -> bool:
         path = self._synced_paths.get(node.id, "")
         return any(path.startswith(folder + "/") or folder == "" for folder in opaque)
+
+
+def _inode(node: SyncedNode) -> tuple[int, int]:
+    return (0, 0) if node.stat is None else (node.stat.dev, node.stat.ino)
 
 
 def same_content(node: SyncedNode, entry: LocalEntry) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import Final
 
-from pathspec import GitIgnoreSpec
+from pathspec import GitIgnoreSpec, RegexPattern
 
 IGNORE_FILE: Final = ".lockstepignore"
 """At the root of the synced folder; itself synced like any other file."""
@@ -61,10 +61,9 @@ class IgnoreRules:
 
     def __init__(self, text: str = "") -> None:
         self.bad: tuple[BadRule, ...] = ()
-        self._lines: list[tuple[int, str]] = []
+        self._lines: list[tuple[int, str, RegexPattern]] = []
         for number, line in enumerate(text.splitlines(), start=1):
             self._add(number, line)
-        self._spec = GitIgnoreSpec.from_lines(line for _, line in self._lines)
         self._folders: dict[str, str | None] = {}
 
     def match(self, path: str, is_dir: bool) -> str | None:  # noqa: FBT001  one question, two facts
@@ -89,25 +88,40 @@ class IgnoreRules:
         return self._folders[path]
 
     def _own(self, path: str, *, is_dir: bool) -> str | None:
-        if self._lines:
-            found = self._spec.check_file(f"{path}/" if is_dir else path, separators=())
-            if found.include is not None and found.index is not None:
-                return self._named(found.index, path, is_dir=is_dir) if found.include else None
+        text = f"{path}/" if is_dir else path
+        for number, line, pattern in reversed(self._lines):
+            if _is_about(pattern, text):
+                return _named(number, line, path, is_dir=is_dir) if pattern.include else None
         return None if is_dir else _built_in(path)
-
-    def _named(self, index: int, path: str, *, is_dir: bool) -> str:
-        number, line = self._lines[index]
-        return f"{IGNORE_FILE}:{number}: {line}" + (f" (folder {path})" if is_dir else "")
 
     def _add(self, number: int, line: str) -> None:
         if not line.strip() or line.startswith("#"):
             return
         try:
-            GitIgnoreSpec.from_lines([line])
+            patterns = GitIgnoreSpec.from_lines([line]).patterns
         except ValueError as error:
             self.bad = (*self.bad, BadRule(number, line, str(error)))
         else:
-            self._lines.append((number, line))
+            self._lines += [(number, line, pattern) for pattern in patterns if pattern.include is not None]
+
+
+def _is_about(pattern: RegexPattern, text: str) -> bool:
+    """Say whether a pattern matches the very path `text`, where a folder ends in `/`.
+
+    pathspec's expressions also match what is below a folder that matches: a named group holds
+    the `/` after that folder, or, for `folder/**`, the match ends there. Folders above are asked
+    by themselves here, as git does.
+    """
+    found = pattern.regex.search(text) if pattern.regex is not None else None
+    if found is None:
+        return False
+    if not found.groupdict():
+        return not found[0].endswith("/") or found.end() < len(text)
+    return all(found.end(group) in {-1, len(text)} for group in found.groupdict())
+
+
+def _named(number: int, line: str, path: str, *, is_dir: bool) -> str:
+    return f"{IGNORE_FILE}:{number}: {line}" + (f" (folder {path})" if is_dir else "")
 
 
 def _built_in(path: str) -> str | None:

@@ -39,6 +39,7 @@ class Observer:
         self._before: dict[str, LocalEntry] = {}
         self.recheck_at: float | None = None
         """When something written just now is to be looked at again (seconds since 1970)."""
+        self._recheck: set[str] = set()
 
     def begin(self) -> Callable[[], ScanResult] | None:
         """Return the scan that is due, to be run in a thread, or None when nothing is dirty."""
@@ -96,32 +97,34 @@ class Observer:
         with self._state.transaction():
             self._state.put_local(changed)
             self._state.drop_local(path for path in result.gone if path not in outdated)
+            self._state.drop_local(self._left_out(result.ignored))
         self.dirty |= outdated
         self.opaque = _opaque(self.opaque, self._scope, result)
         self._plan_recheck(result)
+
+    def _left_out(self, ignored: set[str]) -> list[str]:
+        """Return what was known of paths that a rule leaves out now, with all below them.
+
+        They are seen no more, which is no deletion: their nodes are held.
+        """
+        known = [path for path in ignored if path in self._state.local]
+        return [below for path in known for below in self._state.below(path)]
 
     def _plan_recheck(self, result: ScanResult) -> None:
         if result.recheck_at is not None:
             known = self.recheck_at
             self.recheck_at = result.recheck_at if known is None else min(known, result.recheck_at)
+            self._recheck |= result.recheck
 
     def recheck(self) -> None:
-        """Have what was written just before its hash was taken looked at again."""
+        """Have what was written just before it was read looked at again."""
         self.recheck_at = None
-        self.dirty.update(path for path, entry in self._state.local.items() if self._is_racy(entry))
+        self.dirty |= self._recheck
+        self._recheck = set()
 
     def _is_due(self, entry: LocalEntry) -> bool:
-        """Whether a file that looks unchanged is read all the same."""
-        return self._is_racy(entry) or entry.hashed_at < time.time() - self._settings.rehash_days * _DAY
-
-    def _is_racy(self, entry: LocalEntry) -> bool:
-        """Whether it was written so shortly before it was read that its times could not tell.
-
-        The same idea as git's "racily clean" index entries, by the inode's change time.
-        """
-        return entry.content_hash is not None and (
-            entry.hashed_at - entry.stat.ctime_ns / 1e9 < self._settings.settle_seconds
-        )
+        """Whether a file that looks unchanged is read all the same: the rolling re-hash."""
+        return entry.hashed_at < time.time() - self._settings.rehash_days * _DAY
 
     # Ignored nodes ------------------------------------------------------------------------
 

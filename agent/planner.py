@@ -132,7 +132,9 @@ class _Planner:
                     self._troubles.setdefault(self._remote_path(node.key), node.entry.trouble)
             elif node.key in self._trees.held:
                 # It is seen here, so what is ignored is the place that the server has it at.
-                reason = self._trees.held[node.key] or Trouble("ignored_there", "The server has it at a path that is ignored here")
+                reason = self._trees.held[node.key] or Trouble(
+                    "ignored_there", "The server has it at a path that is ignored here"
+                )
                 self._troubles[node.entry.path] = reason
 
     def _memory(self) -> list[Action]:
@@ -505,7 +507,9 @@ class _Planner:
     @staticmethod
     def _blocking(waits: dict[str, tuple[str | None, list[str]]]) -> str | None:
         """Return what stands in the place of another in a ring of waits."""
-        ring = find_ring({key: [*filter(None, [occupant]), *others] for key, (occupant, others) in waits.items()})
+        ring = find_ring(
+            {key: [*filter(None, [occupant]), *others] for key, (occupant, others) in waits.items()}
+        )
         following = zip(ring, [*ring[1:], *ring[:1]], strict=True)
         return next((other for key, other in following if waits[key][0] == other), None)
 
@@ -591,9 +595,17 @@ def _alike(remote: RemoteNode, entry: LocalEntry) -> bool:
 
 def _agree(synced: SyncedNode, remote: RemoteNode, entry: LocalEntry) -> bool:
     """Whether both sides hold the same but the memory holds something else."""
-    if remote.kind is Kind.FOLDER or not _alike(remote, entry):
+    if not _alike(remote, entry):
         return False
-    return remote.version_id != synced.version_id or not same_content(synced, entry)
+    if remote.version_id != synced.version_id or not same_content(synced, entry):
+        return True
+    # Made anew as it was: its next move is known by the inode that it has now.
+    return _is_another_inode(synced, entry) and not _attributes_differ(synced, entry)
+
+
+def _is_another_inode(synced: SyncedNode, entry: LocalEntry) -> bool:
+    then, now = synced.stat, entry.stat
+    return then is not None and (then.dev, then.ino, then.birth_ns) != (now.dev, now.ino, now.birth_ns)
 
 
 def _both_edited(synced: SyncedNode, remote: RemoteNode, entry: LocalEntry) -> bool:
@@ -604,7 +616,7 @@ def _both_edited(synced: SyncedNode, remote: RemoteNode, entry: LocalEntry) -> b
 
 def _attributes_differ(synced: SyncedNode, entry: LocalEntry) -> bool:
     """Whether someone changed attributes on disk since they were read back."""
-    if synced.stat is None:
+    if synced.stat is None or synced.kind is Kind.FOLDER:
         return False
     return synced.stat.mtime_ns != entry.stat.mtime_ns or synced.stat.executable != entry.stat.executable
 

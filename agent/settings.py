@@ -42,8 +42,6 @@ class Settings(BaseSettings):
     """Between looks at what made a guard halt."""
     changing_seconds: float = 10.0
     """How long one `sync` waits for files that are being written to."""
-    settle_seconds: float = 2.0
-    """A file written within this time is looked at again."""
     rehash_days: float = 7.0
     """Within this time every file's content is read again."""
     trash_days: float = 30.0

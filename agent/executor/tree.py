@@ -190,12 +190,19 @@ class TreeChanges:
         """Tell the server what was deleted here, having looked once more that it is gone."""
         gone: list[DeleteRemote] = []
         for action in actions:
-            if await self._work.on_disk(self._work.disk.lstat, action.path) is None:
+            if await self._work.on_disk(self._is_gone, action.path):
                 gone.append(action)
             else:
-                self._work.look_again(action.path, "reappeared", "It is there again")
+                self._work.look_again(action.path, "reappeared", "Something is there again")
         for group in chunks(gone, MAX_BATCH):
             await self._send([self._deletion(action, seen_seq) for action in group])
+
+    def _is_gone(self, path: str) -> bool:
+        """Whether nothing is there, or only what the plan knew to be something else."""
+        found, known = self._work.disk.look(path), self._work.state.local.get(path)
+        if found is None or known is None:
+            return found is None
+        return (found.kind, found.stat.dev, found.stat.ino) == (known.kind, known.stat.dev, known.stat.ino)
 
     def _deletion(self, action: DeleteRemote, seen_seq: int) -> _Step:
         node = action.node

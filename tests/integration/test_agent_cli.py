@@ -7,7 +7,6 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ import pytest
 from agent.credentials import CredentialStore
 from agent.remote import open_api
 from agent.settings import Settings
+from tests.support.command_line import call
 from tests.support.stack import Stack
 
 PASSWORD = "correct horse battery"
-LOCKSTEP = [sys.executable, "-c", "import sys; from agent.cli import main; sys.exit(main())"]
+LOCKSTEP = Path(sys.executable).with_name("lockstep")
 MIB = 1024 * 1024
 
 
@@ -38,20 +38,18 @@ class Device:
         return Settings(home=self.home)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "LOCKSTEP_HOME": str(self.home), "PYTHONPATH": str(Path.cwd())}
+        """Run a command as a process."""
+        environment = {**os.environ, "LOCKSTEP_HOME": str(self.home)}
         return subprocess.Popen(
-            [*LOCKSTEP, *arguments],
+            [LOCKSTEP, *arguments],
             cwd=self.cwd,
             env=environment,
-            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
 
     def run(self, *arguments: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
-        with self.start(*arguments) as process:
-            out, err = process.communicate(stdin, timeout=60)
-            return process.returncode, out, err
+        return call(arguments, home=self.home, cwd=self.cwd, stdin=stdin)
 
     def json(self, *arguments: str, stdin: bytes = b"") -> Any:
         """The object that a command prints that succeeds."""
@@ -87,11 +85,11 @@ def new_device(stack: Stack, folder: Path, email: str | None = None) -> Device:
 
 
 @pytest.fixture
-def device(stack: Stack, tmp_path: Path) -> Iterator[Device]:
+def device(stack: Stack, tmp_path: Path) -> Device:
     """A device that is linked to an account of its own."""
     linked = new_device(stack, tmp_path)
     linked.link("register", "A")
-    yield linked
+    return linked
 
 
 def test_a_file_goes_there_and_back(device: Device) -> None:

@@ -1,16 +1,28 @@
 """The commit: one transaction, once, whoever asks again; and two processes at once."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
+import aiohttp
 import pytest
+from pydantic import SecretStr
 
 from libs.contracts.events import CommitRejected, FileCommitted
 from libs.contracts.ids import new_id
 from libs.mongo.names import COMMITS, NODES, OBJECTS, VERSIONS
+from libs.web.auth import TokenSigner
 from tests.support.backends import Backends
-from tests.support.metadata_world import Account, World, entry, metadata_world, running_app, sha256
+from tests.support.metadata_world import (
+    Account,
+    World,
+    entry,
+    metadata_world,
+    running_app,
+    settings_for,
+    sha256,
+    started_app,
+)
 from tests.support.waiting import eventually
 
 
@@ -169,6 +181,46 @@ async def test_two_processes_of_the_service_keep_the_sequence_gapless_and_names_
         return len({row.seq for event in world.changes(mine) for row in event.changes}) == 40
 
     await eventually(told, seconds=10)
+
+
+async def test_a_process_that_stops_in_the_middle_loses_no_completion(backends: Backends) -> None:
+    async with metadata_world(backends) as world:
+        mine = await world.account()
+        events = [
+            world.completed(mine, [entry(0, b"%d" % i, parent_id=mine.namespace_id, name=f"f{i}")])
+            for i in range(60)
+        ]
+
+        async def some_done() -> bool:
+            return any(world.verdicts(event.upload_id) for event in events)
+
+        async with running_app(world.settings):  # takes its share of the messages, and goes away
+            await asyncio.gather(*(world.publish(event) for event in events))
+            await eventually(some_done, seconds=20)
+        for event in events:
+            await eventually(_ended(world, event.upload_id), seconds=30)
+        rows, _ = await world.feed(mine)
+        assert [row["seq"] for row in rows] == list(range(1, 61))
+
+
+def _ended(world: World, upload_id: str) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        return bool(world.verdicts(upload_id))
+
+    return check
+
+
+async def test_a_service_starts_while_the_database_is_away_and_says_so(backends: Backends) -> None:
+    nowhere = SecretStr("mongodb://127.0.0.1:9/?replicaSet=none")
+    settings = settings_for(backends, mongo_url=nowhere, mongo_timeout=0.3)
+    token = TokenSigner(settings).access_token(new_id(), new_id(), new_id())
+    async with started_app(settings) as url, aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/healthz") as alive, session.get(f"{url}/readyz") as ready:
+            assert (alive.status, ready.status) == (200, 503)
+        headers = {"Authorization": f"Bearer {token}"}
+        async with session.get(f"{url}/v1/usage", headers=headers) as answer:
+            assert (answer.status, (await answer.json(content_type=None))["code"]) == (503, "unavailable")
+            assert int(answer.headers["Retry-After"]) >= 1
 
 
 async def _create(world: World, account: Account, url: str, *, name: str) -> int:

@@ -242,7 +242,9 @@ def _settle(world: World, step: Step) -> None:
     world.settle()
     world.check()
     world.ledger.free.clear()
-    world.ledger.destroyed.difference_update(world.live_contents())
+    live = world.live_contents()
+    world.ledger.destroyed.difference_update(live)
+    world.ledger.copied.update(content for content in live if live.count(content) > 1)
     for device in world.devices:
         device.unrecorded.clear()
 

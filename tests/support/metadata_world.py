@@ -230,20 +230,26 @@ def settings_for(backends: Backends, **changed: Any) -> Settings:
 
 
 @asynccontextmanager
-async def running_app(settings: Settings) -> AsyncIterator[str]:
-    """Run the service; gives its URL once it is ready."""
+async def started_app(settings: Settings) -> AsyncIterator[str]:
+    """Run the service, ready or not; gives its URL."""
     runner = web.AppRunner(build_app(settings), access_log=None)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         host, port = runner.addresses[0][:2]
-        url = f"http://{host}:{port}"
+        yield f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def running_app(settings: Settings) -> AsyncIterator[str]:
+    """Run the service; gives its URL once it is ready."""
+    async with started_app(settings) as url:
         async with aiohttp.ClientSession() as session:
             await eventually(lambda: _ready(session, url), seconds=30)
         yield url
-    finally:
-        await runner.cleanup()
 
 
 async def _ready(session: aiohttp.ClientSession, url: str) -> bool:

@@ -1,12 +1,13 @@
 import asyncio
 import io
 import json
+import logging
 import os
 import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from libs.contracts.errors import (
     UnavailableError,
     error_from_code,
 )
+from tests.support.command_line import call
 
 COMMANDS = {
     "register", "login", "logout", "sync", "start", "status", "ls", "get", "put", "mv", "rm", "versions",
@@ -33,15 +35,16 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def lockstep(*arguments: str, home: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    environment = {"PATH": "/usr/bin:/bin", "LOCKSTEP_HOME": str(home)}
-    return subprocess.run(
-        [sys.executable, "-c", "import sys; from agent.cli import main; sys.exit(main())", *arguments],
-        input=stdin,
-        capture_output=True,
-        check=False,
-        env=environment,
-    )
+def lockstep(*arguments: str, home: Path, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+    return call(arguments, home=home, cwd=home, stdin=stdin)
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """A command sets logging up for its process; here that is the tests'."""
+    handlers = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers[:] = handlers
 
 
 # Exit codes -------------------------------------------------------------------------------------
@@ -200,18 +203,17 @@ def test_the_help_imports_none_of_what_commands_need(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments_are_usage_errors(arguments: Sequence[str], tmp_path: Path) -> None:
-    done = lockstep(*arguments, "--json", home=tmp_path)
+    code, out, err = lockstep(*arguments, "--json", home=tmp_path)
 
-    assert done.returncode == 2
-    assert done.stdout == b""
-    assert json.loads(done.stderr)["code"] == "usage"
+    assert (code, out) == (2, b"")
+    assert json.loads(err)["code"] == "usage"
 
 
 def test_no_arguments_show_the_help_on_standard_error(tmp_path: Path) -> None:
-    done = lockstep(home=tmp_path)
+    code, out, err = lockstep(home=tmp_path)
 
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"Usage: ")
+    assert (code, out) == (2, b"")
+    assert err.startswith(b"Usage: ")
 
 
 def test_windows_is_refused_with_a_message(
@@ -227,55 +229,47 @@ def test_windows_is_refused_with_a_message(
     "command", ["ls", "usage", "devices", "logout", "trash", "uploads", "events", "status"]
 )
 def test_a_device_that_is_not_linked_ends_with_4(command: str, tmp_path: Path) -> None:
-    done = lockstep(command, "--json", home=tmp_path)
+    code, out, err = lockstep(command, "--json", home=tmp_path)
 
-    assert done.returncode == 4
-    if command != "status":
-        assert json.loads(done.stderr)["code"] == "not_signed_in"
-        assert done.stdout == b""
+    assert code == 4
+    if command == "status":
+        assert json.loads(out)["linked"] is False
+    else:
+        assert (out, json.loads(err)["code"]) == (b"", "not_signed_in")
 
 
 def test_an_error_for_people_is_one_line(tmp_path: Path) -> None:
-    done = lockstep("ls", home=tmp_path)
+    _, _, err = lockstep("ls", home=tmp_path)
 
-    assert done.stderr.count(b"\n") == 1
-    assert done.stderr.endswith(b"(not_signed_in)\n")
+    assert err.count(b"\n") == 1
+    assert err.endswith(b"(not_signed_in)\n")
 
 
 def test_a_server_in_the_clear_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
-    done = lockstep(
+    code, _, err = lockstep(
         "login", "--server", "http://example.org", "--email", "a@example.org", "--password-stdin", "--json",
         home=tmp_path, stdin=b"password\n",
     )  # fmt: skip
 
-    assert done.returncode == 2
-    assert json.loads(done.stderr)["code"] == "insecure_server"
+    assert (code, json.loads(err)["code"]) == (2, "insecure_server")
 
 
 def test_a_server_that_is_not_there_ends_with_6(tmp_path: Path) -> None:
-    done = lockstep(
+    code, _, err = lockstep(
         "login", "--server", "http://127.0.0.1:9", "--email", "a@example.org", "--password-stdin", "--json",
         home=tmp_path, stdin=b"password\n",
     )  # fmt: skip
 
-    assert done.returncode == 6
-    assert json.loads(done.stderr)["code"] == "unavailable"
+    assert (code, json.loads(err)["code"]) == (6, "unavailable")
     assert not (tmp_path / "credentials.json").exists()
 
 
-def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "LOCKSTEP_HOME": str(tmp_path),
-        "LOCKSTEP_AGENT_SMALL_PARALLEL": "many",
-    }
-    script = "import sys; from agent.cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "ls"], capture_output=True, check=False, env=environment
-    )
+def test_a_wrong_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCKSTEP_AGENT_SMALL_PARALLEL", "many")
+    code, _, err = lockstep("ls", home=tmp_path)
 
-    assert done.returncode == 2
-    assert b"SMALL_PARALLEL" in done.stderr
+    assert code == 2
+    assert b"SMALL_PARALLEL" in err
 
 
 # Pieces of commands -----------------------------------------------------------------------------

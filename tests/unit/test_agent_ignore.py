@@ -21,6 +21,8 @@ from agent.ignore import BUILT_IN, IgnoreRules
         ("build/", "build/deep/x", False, True),
         ("build/\n!build/keep", "build/keep", False, True),
         ("*.log\n!keep.log", "keep.log", False, False),
+        ("a\n!keep", "keep/a", True, True),
+        ("d/**\n!d/a", "d/a", False, False),
         ("doc/**/x", "doc/a/b/x", False, True),
         ("# comment\n\n", "# comment", False, False),
         ("\\#x", "#x", False, True),
@@ -96,7 +98,7 @@ _RULES = st.lists(
 ).map("\n".join)
 
 
-@given(rules=_RULES, paths=st.lists(_PATHS, min_size=1, max_size=3))
+@given(rules=_RULES, paths=st.lists(_PATHS, min_size=1, max_size=12))
 @settings(max_examples=40, deadline=None)
 def test_git_itself_agrees(tmp_path_factory: pytest.TempPathFactory, rules: str, paths: list[str]) -> None:
     repository: Path = tmp_path_factory.mktemp("git")

@@ -423,6 +423,17 @@ def test_a_completion_told_again_changes_nothing_and_repeats_its_results(space: 
     assert (again.first_seq, again.last_seq, again.changes) == (0, 0, [])
 
 
+def test_a_refused_completion_told_again_stays_refused_also_when_nothing_is_in_the_way_any_more(
+    space: Space,
+) -> None:
+    taken = space.file("f")
+    entry = space.entry(parent_id=ROOT, name="f")
+    first = space.complete(entry, upload_id="7" * 24)
+    space.one(deletion(taken))
+    assert space.complete(entry, upload_id="7" * 24) == first
+    assert isinstance(space.events[-1], CommitRejected)
+
+
 def test_an_older_attempt_gets_the_outcome_of_the_newer_one(space: Space) -> None:
     space.file("f")
     refused = space.entry(parent_id=ROOT, name="f")

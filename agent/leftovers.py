@@ -1,0 +1,54 @@
+"""What a crash left in the agent's temporary folder. Nothing of it is removed unseen.
+
+A partial download stays: the next try continues it. A whole one whose version is not wanted any
+more is dropped, being the server's own bytes. What was being swapped may be the only copy of
+something a user wrote: it is dropped only when its very content is known to be agreed on or on
+the server, and otherwise given back to the user as a conflicted copy in the root.
+"""
+
+from agent.disk import Disk, DiskError, Leftover
+from agent.executor.work import Work
+from agent.model import LocalKind
+from agent.state import State
+from libs.runtime.logs import get_logger
+
+log = get_logger("leftovers")
+
+
+def rescue_leftovers(disk: Disk, state: State, work: Work) -> list[str]:
+    """Settle every leftover; return the paths of what was given back. Blocks."""
+    known = {
+        node.content_hash for node in (*state.synced.values(), *state.remote.values()) if node.content_hash
+    }
+    wanted = {f"{node.id}.{node.version_id}" for node in state.remote.values()}
+    rescued = []
+    for leftover in disk.leftover_temps():
+        try:
+            path = _settle(disk, leftover, known, wanted, work)
+        except DiskError as error:
+            log.warning("a leftover stays", name=leftover.name, code=error.code, detail=error.detail)
+            continue
+        if path is not None:
+            rescued.append(path)
+    return rescued
+
+
+def _settle(disk: Disk, leftover: Leftover, known: set[str], wanted: set[str], work: Work) -> str | None:
+    if not leftover.private:
+        if leftover.name not in wanted and state_is_complete(work):
+            disk.discard_temp(leftover.name)
+        return None
+    if leftover.kind is LocalKind.SYMLINK:
+        return None  # it stays: a link is small, and only its owner knows what it was for
+    if leftover.kind is LocalKind.FILE and disk.hash_temp(leftover.name)[1] in known:
+        disk.discard_temp(leftover.name)
+        return None
+    path = work.keep_name(f"recovered-{leftover.name.rpartition('.')[2]}")
+    disk.rescue_temp(leftover.name, path)
+    log.warning("something of an interrupted run was given back", path=path)
+    return path
+
+
+def state_is_complete(work: Work) -> bool:
+    """Whether the remote tree was ever read to its end, so that absence in it means something."""
+    return work.state.get("cursor") is not None
