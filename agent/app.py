@@ -6,9 +6,11 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from agent.actions import Download, Upload
 from agent.credentials import CredentialStore
@@ -29,6 +31,9 @@ from libs.contracts.ids import new_id
 from libs.runtime.logs import get_logger
 
 log = get_logger("app")
+
+_THREADS: Final = 32
+"""Threads for the disk: flushes that wait side by side are one commit of its journal."""
 
 
 async def run_sync(
@@ -249,6 +254,7 @@ def is_locked(path: Path) -> bool:
 @asynccontextmanager
 async def open_parts(settings: Settings, folder: Path, options: Options) -> AsyncIterator[Parts]:
     """Open everything of one device. Raises `LocalError` ("already_running", "state_too_new")."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "lockstep"))
     with locked(settings.lock_path):
         async with open_api(settings) as api, open_transfer(settings, api) as transfer:
             credentials = api.credentials

@@ -64,12 +64,13 @@ def identify(
 ) -> LocalTree:
     """Bind entries to nodes and return the local tree.
 
-    `opaque` holds folders that could not be listed: nothing below them counts as gone.
+    `opaque` holds folders that could not be listed: nothing below them counts as gone. The same
+    goes for folders in trouble, which a scan does not enter.
     """
     binding = _Binding(entries, synced, root_id)
     binding.by_inode()
     binding.by_place()
-    unlisted = frozenset(opaque)
+    unlisted = frozenset(opaque) | _troubled_folders(entries.values())
     held = binding.held(unlisted)
     binding.by_content(held)
     return binding.tree(held, unlisted)
@@ -95,14 +96,22 @@ class _Binding:
     def _paths_when_synced(self) -> dict[str, str]:
         paths = {self._root_id: ""}
         for node in self._top_down():
-            paths[node.id] = join(paths[node.parent_id], node.name)
+            if node.parent_id in paths:
+                paths[node.id] = join(paths[node.parent_id], node.name)
         return paths
 
     def _top_down(self) -> Iterable[SyncedNode]:
+        """Yield parents before children; last what hangs in a ring.
+
+        Rings are there for a moment, when folders that change places are recorded one by one.
+        """
+        seen: set[str] = set()
         level = self._children.get(self._root_id, [])
         while level:
             yield from level
+            seen.update(node.id for node in level)
             level = [child for node in level for child in self._children.get(node.id, ())]
+        yield from (node for node in self._synced.values() if node.id not in seen)
 
     def _bind(self, node_id: str, path: str) -> None:
         self._path_of[node_id] = path
@@ -226,6 +235,10 @@ def same_content(node: SyncedNode, entry: LocalEntry) -> bool:
 def join(parent: str, name: str) -> str:
     """Return the path of `name` in the folder `parent` (empty: the root)."""
     return f"{parent}/{name}" if parent else name
+
+
+def _troubled_folders(entries: Iterable[LocalEntry]) -> frozenset[str]:
+    return frozenset(e.path for e in entries if e.trouble is not None and e.kind is LocalKind.FOLDER)
 
 
 def _untroubled_last(entries: Mapping[str, LocalEntry]) -> list[tuple[str, LocalEntry]]:

@@ -17,9 +17,8 @@ log = get_logger("leftovers")
 
 def rescue_leftovers(disk: Disk, state: State, work: Work) -> list[str]:
     """Settle every leftover; return the paths of what was given back. Blocks."""
-    known = {
-        node.content_hash for node in (*state.synced.values(), *state.remote.values()) if node.content_hash
-    }
+    known = {node.content_hash or "" for node in state.synced.values()}
+    known |= {node.content_hash or "" for node in state.remote.values()}
     wanted = {f"{node.id}.{node.version_id}" for node in state.remote.values()}
     rescued = []
     for leftover in disk.leftover_temps():

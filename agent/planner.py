@@ -39,6 +39,8 @@ from libs.contracts.paths import conflicted_name, name_key
 
 Slot = tuple[str, str]
 
+_IGNORED_THERE = Trouble("ignored_there", "The server has it at a path that is ignored here")
+_UNSEEN = Trouble("folder_unreadable", "Here it is in a folder that cannot be listed")
 _MOVING_HERE = (Fate.BOTH, Fate.FETCH, Fate.REMOVE_LOCAL)
 _MOVING_THERE = (Fate.BOTH, Fate.NEW, Fate.RESCUE, Fate.RECREATE, Fate.DELETE_REMOTE)
 
@@ -127,15 +129,21 @@ class _Planner:
     def _report_held(self) -> None:
         for node in self._local.values():
             if node.entry.trouble is not None:
-                self._troubles[node.entry.path] = node.entry.trouble
-                if self._merge.standing(node.key) is Standing.LIVE:
-                    self._troubles.setdefault(self._remote_path(node.key), node.entry.trouble)
+                self._report(node.key, node.entry.trouble)
             elif node.key in self._trees.held:
                 # It is seen here, so what is ignored is the place that the server has it at.
-                reason = self._trees.held[node.key] or Trouble(
-                    "ignored_there", "The server has it at a path that is ignored here"
-                )
-                self._troubles[node.entry.path] = reason
+                self._report(node.key, self._trees.held[node.key] or _IGNORED_THERE)
+        for key in self._trees.local.held:
+            remote, synced = self._trees.remote.get(key), self._trees.synced[key]
+            if remote is not None and (remote.parent_id, remote.name) != (synced.parent_id, synced.name):
+                self._report(key, _UNSEEN)
+
+    def _report(self, key: str, trouble: Trouble) -> None:
+        """Say why a node is not in step, at its paths on both sides."""
+        if key in self._local:
+            self._troubles[self._local[key].entry.path] = trouble
+        if self._merge.standing(key) is Standing.LIVE:
+            self._troubles.setdefault(self._remote_path(key), trouble)
 
     def _memory(self) -> list[Action]:
         actions: list[Action] = [Forget(key) for key in self._fated(Fate.FORGET)]
@@ -197,7 +205,7 @@ class _Planner:
         self._wait(loser)
         place, node = self._merge.places[loser], self._local.get(loser)
         if Fate.HOLD in {self._merge.fates[loser], self._merge.fates[winner]}:
-            self._report_waiting(place, node)
+            self._report(loser, Trouble("path_occupied", "In its way: something that is left alone here"))
             return []
         if node is not None and not self._merge.is_there_remotely(loser):
             return [KeepCopy(node.entry, self._copy_path(node), None)]
@@ -206,11 +214,6 @@ class _Planner:
             return []
         name = self._copy_name(place.parent, place.name)
         return [MoveRemote(remote, place.parent, name, node.entry if node else None)]
-
-    def _report_waiting(self, place: Place, node: LocalNode | None) -> None:
-        parent = self._trees.local.path_of(place.parent)
-        path = node.entry.path if node else join(parent or "", place.name)
-        self._troubles.setdefault(path, Trouble("path_occupied", "In its way: something left alone here"))
 
     def _copy_path(self, node: LocalNode) -> str:
         return join(node.entry.parent, self._copy_name(node.parent_key, node.entry.name))

@@ -17,6 +17,7 @@ from agent.transfer import Transfer, open_transfer
 from libs.contracts.errors import LockstepError
 from libs.contracts.ids import new_id
 from libs.runtime import logs
+from libs.runtime.loop import new_event_loop
 
 T = TypeVar("T")
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -63,7 +64,8 @@ def run(command: Command, *, as_json: bool, log_level: str = "error") -> int:
         settings = read_settings()
         logs.configure(level=settings.log_level or log_level, style="console", service="agent")
         logs.bind_request(new_id())
-        return asyncio.run(_finished(command, Context(settings, as_json))) or ExitCode.DONE
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(_finished(command, Context(settings, as_json))) or ExitCode.DONE
     except LockstepError as error:
         print_error(error.code, error.detail, as_json=as_json)
         return exit_code_of(error)

@@ -2,22 +2,46 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from agent.actions import Download
 from agent.disk import DiskError, Ready
 from agent.errors import LocalError
 from agent.executor.work import Work, agreed, chunks
-from agent.model import Kind, LocalEntry
+from agent.model import Kind, LocalEntry, RemoteNode
 from libs.contracts.api import Download as Source
 from libs.contracts.api import DownloadItem
 from libs.contracts.errors import LockstepError, UnavailableError
 from libs.contracts.ids import EMPTY_SHA256
 from libs.contracts.limits import MAX_BATCH, SINGLE_PUT_BYTES
 
-_PARALLEL: Final = 16
+_IN_MEMORY: Final = 1024 * 1024
+"""Files up to this size are fetched into memory: fewer steps than by way of a file."""
+_PARALLEL: Final = 24
 """Files between URL and disk at once; those on the wire are bounded by the transfer's own limit."""
+
+
+@contextmanager
+def _memory_file() -> Iterator[int]:
+    """Open a file that is in memory where the system has such."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("lockstep", os.MFD_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    else:
+        with tempfile.TemporaryFile() as file:
+            yield file.fileno()
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def is_large(action: Download) -> bool:
@@ -86,16 +110,35 @@ class Downloads:
                     self._record()
 
     async def _installed(self, action: Download, source: Source | None) -> LocalEntry:
-        """Fetch into the temporary file of this version, which a later try continues, and install."""
+        """Fetch, verified, and install. A larger file goes on where an earlier try stopped."""
         node, disk = action.node, self._work.disk
+        if source is None or node.size <= _IN_MEMORY:
+            content = b"" if source is None else await self._fetch_small(source, node)
+            return await self._work.on_disk(self._put_small, action, content)
         with disk.new_temp(node.id, node.version_id or "") as temp:
-            if source is None:
-                os.ftruncate(temp.fd, 0)
-            elif await self._work.transfer.download(source, temp.fd) != node.content_hash:
+            if await self._work.transfer.download(source, temp.fd) != node.content_hash:
                 raise LocalError(code="corrupt_download")
-        ready = Ready(temp.name, node.content_hash or "", node.mtime_ns, node.executable)
-        return await self._work.on_disk(
-            disk.install, ready, action.path, expect=action.expect, keep_name=self._work.keep_name
+        return await self._work.on_disk(self._install, action, temp.name)
+
+    async def _fetch_small(self, source: Source, node: RemoteNode) -> bytes:
+        with _memory_file() as fd:
+            if await self._work.transfer.download(source, fd) != node.content_hash:
+                raise LocalError(code="corrupt_download")
+            return os.pread(fd, node.size, 0)
+
+    def _put_small(self, action: Download, content: bytes) -> LocalEntry:
+        """Write and install in one go: one thread's work a file. Blocks."""
+        node = action.node
+        with self._work.disk.new_temp(node.id, node.version_id or "") as temp:
+            os.ftruncate(temp.fd, 0)
+            _write_all(temp.fd, content)
+        return self._install(action, temp.name)
+
+    def _install(self, action: Download, temp: str) -> LocalEntry:
+        node = action.node
+        ready = Ready(temp, node.content_hash or "", node.mtime_ns, node.executable)
+        return self._work.disk.install(
+            ready, action.path, expect=action.expect, keep_name=self._work.keep_name
         )
 
     def _record(self) -> None:

@@ -4,6 +4,7 @@ What is committed is what the scan hashed: a file that is not as the scan saw it
 its bytes were read, is looked at again instead.
 """
 
+import asyncio
 import os
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -15,11 +16,14 @@ from agent.executor.tree import TreeChanges
 from agent.executor.work import Work, agreed, row_of
 from agent.model import LocalEntry, RemoteNode
 from agent.transfer import LargeSource, SmallOutcome, SmallSource, split_batches
+from agent.transfer.retry import together
 from libs.contracts.api import CompleteItem
 from libs.contracts.errors import ConflictError, LockstepError, NotFoundError, UnavailableError
 from libs.contracts.limits import SINGLE_PUT_BYTES
 from libs.contracts.tree import CommitTarget, ItemResult, NodeRow
 
+_BATCHES: Final = 2
+"""Batches at once: while one is committed the next one's bytes travel."""
 _LOOK_AGAIN: Final = frozenset({"changed"})
 _SEND_AGAIN: Final = frozenset(
     {"bytes_missing", "object_gone", "upload_not_open", "upload_failed", "parts_missing"}
@@ -55,8 +59,13 @@ class Uploads:
         """Send and commit small files, up to 500 in one session."""
         by_path = {action.entry.path: action for action in actions if self._target(action) is not None}
         sources = [self._small_source(action) for action in by_path.values()]
-        for batch in split_batches(sources):
-            await self._send_batch([by_path[source.path] for source in batch], batch)
+        slots = asyncio.Semaphore(_BATCHES)
+
+        async def send(batch: Sequence[SmallSource]) -> None:
+            async with slots:
+                await self._send_batch([by_path[source.path] for source in batch], batch)
+
+        await together(*(send(batch) for batch in split_batches(sources)))
 
     def _small_source(self, action: Upload) -> SmallSource:
         entry = action.entry

@@ -20,6 +20,7 @@ from libs.contracts.errors import InvalidRequestError, LockstepError, NotFoundEr
 from libs.contracts.ids import is_id, new_id
 from libs.contracts.limits import MAX_PAGE
 from libs.runtime import logs
+from libs.runtime.loop import new_event_loop
 from libs.runtime.settings import ProcessSettings
 from libs.web.problems import from_validation, problem_response
 
@@ -86,6 +87,7 @@ def run(app: web.Application, settings: ProcessSettings) -> None:
         print=None,
         shutdown_timeout=settings.shutdown_timeout,
         handler_cancellation=False,
+        loop=new_event_loop(),
     )
 
 

@@ -5,7 +5,7 @@ is on disk and in `Memory` survives that; nothing else does. Every check of the 
 that rests on it stand between two yields.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import singledispatchmethod
@@ -21,6 +21,7 @@ from tests.simulation.disk import Disk, VacancyError, join
 from tests.simulation.server import ROOT, Move, RefusedError, Server
 
 Steps = Iterator[None]
+STALE_LIMIT = 6
 DAY = date(2026, 11, 23)
 
 
@@ -68,6 +69,7 @@ class Device:
         fold = disk.kind.fold
         self.rules = Rules(name, DAY, lambda text: fold(name_key(text)))
         self._created: dict[str, str] = {}
+        self._stale: dict[str, int] = {}
 
     # Observing and planning -------------------------------------------------------------------
 
@@ -78,7 +80,7 @@ class Device:
         return bool(rows)
 
     def plan(self) -> Plan:
-        entries, opaque = self.disk.scan(self._synced_paths())
+        entries, opaque = self.disk.scan(set(_paths(self.memory.synced).values()))
         seen = {p: e for p, e in entries.items() if not self._is_ignored(p)}
         tree = identify(seen, self.memory.synced, ROOT, opaque)
         trees = Trees(ROOT, self.memory.remote, tree, self.memory.synced, self._held())
@@ -92,20 +94,8 @@ class Device:
     def _held(self) -> dict[str, Trouble | None]:
         if self.habits.ignored is None:
             return {}
-        return {key: None for key in self.memory.remote if self._is_ignored(self._remote_path(key))} | {
-            key: None for key in self.memory.synced if self._is_ignored(self._synced_path(key))
-        }
-
-    def _remote_path(self, key: str) -> str:
-        node = self.memory.remote.get(key)
-        return "" if node is None else join(self._remote_path(node.parent_id), node.name)
-
-    def _synced_path(self, key: str) -> str:
-        node = self.memory.synced.get(key)
-        return "" if node is None else join(self._synced_path(node.parent_id), node.name)
-
-    def _synced_paths(self) -> set[str]:
-        return {self._synced_path(key) for key in self.memory.synced}
+        remote, synced = _paths(self.memory.remote), _paths(self.memory.synced)
+        return {key: None for paths in (remote, synced) for key, p in paths.items() if self._is_ignored(p)}
 
     # The loop ---------------------------------------------------------------------------------
 
@@ -141,10 +131,19 @@ class Device:
                 self.done.append(action)
             except (RefusedError, StaleError, VacancyError):
                 smooth = False
+                self._failed(action)
                 if not self.habits.goes_on_after_refusal:
                     break
             yield
         return smooth
+
+    def _failed(self, action: Action) -> None:
+        """What is met with something else again and again is set aside."""
+        for path in paths_of(action):
+            self._stale[path] = self._stale.get(path, 0) + 1
+            if self._stale[path] > STALE_LIMIT:
+                self.suspended |= {path}
+                del self._stale[path]
 
     def _fails(self, action: Action) -> bool:
         return not self.broken.isdisjoint(paths_of(action))
@@ -363,7 +362,7 @@ class Device:
         else:
             stat = action.entry.stat
             row = self.server.set_file(action.node, stat.mtime_ns, executable=stat.executable)
-        yield
+        yield from self._unrecorded_meanwhile(action.entry.symlink_target or "")
         self._learn(row)
         self._record_content(row, action.entry)
 
@@ -419,3 +418,16 @@ class Device:
         self.disk.remove(path)
         yield
         self.memory.synced.pop(action.synced.id, None)
+
+
+def _paths(nodes: Mapping[str, RemoteNode] | Mapping[str, SyncedNode]) -> dict[str, str]:
+    """Return the path of each node, as far as it hangs on the root."""
+    paths = {ROOT: ""}
+    children: dict[str, list[str]] = {}
+    for node in nodes.values():
+        children.setdefault(node.parent_id, []).append(node.id)
+    level = children.get(ROOT, [])
+    while level:
+        paths.update((key, join(paths[nodes[key].parent_id], nodes[key].name)) for key in level)
+        level = [child for key in level for child in children.get(key, [])]
+    return paths

@@ -57,16 +57,17 @@ def generate(rng: random.Random, length: int) -> History:
 
 
 def _device(rng: random.Random) -> tuple[DiskKind, Habits]:
+    ignored = "ign" if rng.random() < 0.1 else None
     disk = DiskKind(
         reuses_inodes=rng.random() < 0.5,
         keeps_birth=rng.random() < 0.5,
-        fold=str.casefold if rng.random() < 0.1 else str,
+        fold=str.casefold if rng.random() < 0.1 and not ignored else str,
         opaque_in_trouble=rng.random() < 0.5,
     )
     habits = Habits(
         reads_feed_lazily=rng.random() < 0.3,
         goes_on_after_refusal=rng.random() < 0.7,
-        ignored="ign" if rng.random() < 0.1 else None,
+        ignored=ignored,
     )
     return disk, habits
 

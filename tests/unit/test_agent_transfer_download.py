@@ -171,6 +171,7 @@ async def test_a_store_that_ignores_ranges_is_read_from_the_start(
     await transfer.download(item(server), fd)
 
     assert temporary.read_bytes() == CONTENT
+    assert len(server.seen) == 1
 
 
 WRONG = [
@@ -180,6 +181,22 @@ WRONG = [
     pytest.param(bytes([CONTENT[0] ^ 1]) + CONTENT[1:], id="a bit flipped"),
     pytest.param(b"", id="nothing"),
 ]
+
+
+async def test_an_answer_of_unknown_length_is_not_read_beyond_the_files_end(
+    server: ScriptedServer, transfer: Transfer, fd: int, temporary: Path
+) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(CONTENT)
+
+    server.on("GET", "/s3/o", endless, ranged)
+
+    await transfer.download(item(server), fd)
+
+    assert temporary.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("wrong", WRONG)
