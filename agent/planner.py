@@ -40,6 +40,7 @@ from libs.contracts.paths import conflicted_name, name_key
 Slot = tuple[str, str]
 
 _IGNORED_THERE = Trouble("ignored_there", "The server has it at a path that is ignored here")
+_BLOCKED = Trouble("path_occupied", "Its place depends on something that is not in step itself")
 _UNSEEN = Trouble("folder_unreadable", "Here it is in a folder that cannot be listed")
 _MOVING_HERE = (Fate.BOTH, Fate.FETCH, Fate.REMOVE_LOCAL)
 _MOVING_THERE = (Fate.BOTH, Fate.NEW, Fate.RESCUE, Fate.RECREATE, Fate.DELETE_REMOTE)
@@ -139,11 +140,13 @@ class _Planner:
                 self._report(key, _UNSEEN)
 
     def _report(self, key: str, trouble: Trouble) -> None:
-        """Say why a node is not in step, at its paths on both sides."""
-        if key in self._local:
-            self._troubles[self._local[key].entry.path] = trouble
+        """Say why a node is not in step, at its paths on both sides; the first reason counts."""
+        paths = [self._local[key].entry.path] if key in self._local else []
         if self._merge.standing(key) is Standing.LIVE:
-            self._troubles.setdefault(self._remote_path(key), trouble)
+            paths.append(self._remote_path(key))
+        for path in paths:
+            if path not in self._suspended:
+                self._troubles.setdefault(path, trouble)
 
     def _memory(self) -> list[Action]:
         actions: list[Action] = [Forget(key) for key in self._fated(Fate.FORGET)]
@@ -377,18 +380,23 @@ class _Planner:
             )
 
     def _report_blocked(self) -> None:
-        """Nothing can be done: what still cannot come or go is in the way of itself or others."""
-        blocked = Trouble("path_occupied", "Its new place depends on something that is not in step")
-        for key in self._fated(Fate.BOTH, Fate.FETCH):
-            place, node = self._merge.places.get(key), self._local.get(key)
-            parent = None if place is None else self._trees.local.path_of(place.parent)
-            if place is None or (node is not None and self._merge.local_place(key).slot == place.slot):
-                continue
-            paths = [] if node is None else [node.entry.path]
-            if parent is not None:
-                paths.append(join(parent, place.name))
-            for path in set(paths) - self._suspended:
-                self._troubles.setdefault(path, blocked)
+        """Nothing can be done: say of what still cannot come or go that something is in its way."""
+        for key in self._fated(Fate.BOTH, Fate.FETCH, Fate.NEW, Fate.RESCUE, Fate.RECREATE):
+            if key in self._merge.places and (self._is_kept_out_here(key) or self._is_kept_out_there(key)):
+                self._report(key, _BLOCKED)
+
+    def _is_kept_out_here(self, key: str) -> bool:
+        """Whether it is not where it shall be on disk, though the folder for it is there."""
+        place = self._merge.places[key]
+        if key in self._local and self._merge.local_place(key).slot == place.slot:
+            return False
+        return key in self._local or self._trees.local.open_path_of(place.parent) is not None
+
+    def _is_kept_out_there(self, key: str) -> bool:
+        """Whether it is not where it shall be on the server, though the folder for it is there."""
+        if self._merge.is_there_remotely(key):
+            return False
+        return self._merge.standing(self._merge.places[key].parent) is Standing.LIVE
 
     def _fold(self, place: Place) -> Slot:
         return place.parent, self._rules.fold(place.name)

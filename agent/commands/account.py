@@ -37,7 +37,7 @@ async def link(context: Context, verb: Verb, server: str, who: SignIn) -> None:
     """
     url, store = check_server(server), CredentialStore(context.settings)
     async with store.locked():
-        if store.load() is not None:
+        if _is_linked(store):
             raise LocalError(code="already_linked")
         async with open_api(context.settings, server=url) as api:
             ask = api.register if verb == "register" else api.login
@@ -46,6 +46,13 @@ async def link(context: Context, verb: Verb, server: str, who: SignIn) -> None:
         await asyncio.to_thread(store.save, credentials)
     public = credentials.model_dump(include={"server", "user_id", "device_id", "device_name", "namespace_id"})
     context.say(public, f"This device is linked as {credentials.device_name}.")
+
+
+def _is_linked(store: CredentialStore) -> bool:
+    """Whether there are credentials that can be used; damaged ones may be replaced."""
+    with suppress(LocalError):
+        return store.load() is not None
+    return False
 
 
 async def logout(context: Context) -> None:

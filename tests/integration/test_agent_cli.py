@@ -240,6 +240,14 @@ def test_a_home_is_one_device_until_it_is_signed_out(device: Device) -> None:
     assert device.link("login", "A")["device_id"] != first.device_id
 
 
+def test_damaged_credentials_can_be_replaced_by_signing_in(device: Device) -> None:
+    device.settings.credentials_path.write_bytes(b"{")
+
+    assert device.refused("ls") == (4, "not_signed_in")
+    device.link("login", "A")
+    assert device.paths() == []
+
+
 def test_a_revoked_device_is_told_so_and_can_sign_out_and_in_again(
     stack: Stack, device: Device, tmp_path: Path
 ) -> None:

@@ -98,8 +98,17 @@ class World:
         """Check the invariants of a world at rest."""
         for device in self.devices:
             check_converged(device)
+            if self._is_plain():
+                assert not device.troubles, f"{device.name}: {device.troubles}"
+                assert not device.suspended, f"{device.name}: {device.suspended}"
         self._check_contents()
         self._check_names()
+
+    def _is_plain(self) -> bool:
+        """Whether nothing here can keep a path out of step for good."""
+        disks = [device.disk for device in self.devices]
+        odd = any(d.habits.ignored or d.disk.kind.fold is not str for d in self.devices)
+        return not odd and all(path.isascii() for disk in disks for path in disk.entries)
 
     def live_contents(self) -> list[str]:
         nodes = [n for n in self.server.live() if n.kind is not Kind.FOLDER]
@@ -183,9 +192,16 @@ class User:
 
     def _wrote(self, path: str, content: str) -> None:
         self._ledger.written.add(content)
-        if not content.startswith(SHARED):
-            self._ledger.destroyed.discard(content)
         self._named(path)
+
+    def _set_free(self, path: str) -> None:
+        """What is moved may outlive its deletion elsewhere.
+
+        Out of the agent's sight it looks deleted, and new when it is seen again.
+        """
+        self._ledger.set_free(self.disk.contents_below(path))
+        if any(inode.hidden or not p.isascii() for p, inode in self.disk.entries.items()):
+            self._ledger.copied.update(self.disk.contents_below(path))
 
     def _next(self, path: str) -> str:
         """A new content of the same file."""
@@ -283,7 +299,7 @@ class User:
             self.disk.remove(over)
         elif over is None and not self._fits(to):
             return False
-        self._ledger.set_free(self.disk.contents_below(path))
+        self._set_free(path)
         self.disk.rename(path, to)
         self._named(to)
         return True
@@ -294,7 +310,7 @@ class User:
         if not known or any(is_below(p, q) for p in paths for q in paths if p != q):
             return False
         for path in paths:
-            self._ledger.set_free(self.disk.contents_below(path))
+            self._set_free(path)
         self.disk.permute(dict(zip(paths, [*paths[1:], paths[0]], strict=True)))
         return True
 
