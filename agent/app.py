@@ -18,7 +18,7 @@ from agent.disk import Disk
 from agent.engine import Engine, HaltedError, Options, Parts
 from agent.errors import LocalError
 from agent.guard import Halt
-from agent.progress import OnProgress, Progress, ignore
+from agent.progress import OnProgress, PlanProgress, ignore
 from agent.push import pushes
 from agent.remote import open_api
 from agent.settings import Settings, read_choices
@@ -46,7 +46,7 @@ async def run_sync(
     started = time.monotonic()
     options = Options(allow_mass_delete=allow_mass_delete)
     async with open_parts(settings, folder, options) as parts:
-        _Meter(parts, on_progress)
+        _show_progress(parts, on_progress)
         async with asyncio.TaskGroup() as tasks:
             engine = Engine(parts, tasks)
             halt, failure = await _outcome(engine)
@@ -79,7 +79,7 @@ async def run_agent(
     started = time.monotonic()
     options = Options(allow_mass_delete=allow_mass_delete)
     async with open_parts(settings, folder, options) as parts:
-        _Meter(parts, on_progress)
+        _show_progress(parts, on_progress)
         async with asyncio.TaskGroup() as tasks:
             engine = Engine(parts, tasks)
             options.on_status = lambda phase, halt: _save_phase(parts.state, engine, phase, halt)
@@ -121,28 +121,17 @@ async def _listen(parts: Parts, engine: Engine) -> None:
     engine.feed_due()
 
 
-class _Meter:
-    """Adds up what is to travel and what has travelled, for the progress display."""
+def _show_progress(parts: Parts, on_progress: OnProgress) -> None:
+    """Tell `on_progress` what is to travel, from each plan, and what has travelled."""
+    progress = PlanProgress(parts.transfer.tally)
 
-    def __init__(self, parts: Parts, on_progress: OnProgress) -> None:
-        self._tally = parts.transfer.tally
-        self._tell = on_progress
-        self._total = 0
-        self._items = 0
-        parts.options.on_plan = self._planned
-        self._tally.on_change = self._moved
+    def planned(uploads: list[Upload], downloads: list[Download]) -> None:
+        progress.announce((u.entry.path, u.entry.content_hash, u.entry.stat.size) for u in uploads)
+        progress.announce((d.path, d.node.content_hash, d.node.size) for d in downloads)
+        on_progress(progress.now())
 
-    def _planned(self, uploads: list[Upload], downloads: list[Download]) -> None:
-        left = sum(a.entry.stat.size for a in uploads) + sum(a.node.size for a in downloads)
-        self._total = self._bytes_done() + left
-        self._items = len(uploads) + len(downloads)
-        self._moved(0)
-
-    def _bytes_done(self) -> int:
-        return self._tally.uploaded_bytes + self._tally.downloaded_bytes
-
-    def _moved(self, _count: int) -> None:
-        self._tell(Progress("syncing", 0, self._items, self._bytes_done(), self._total))
+    parts.options.on_plan = planned
+    parts.transfer.tally.on_change = lambda *_: on_progress(progress.now())
 
 
 def _report(
@@ -220,8 +209,6 @@ def _with_summary(linked: AgentStatus, summary: Summary) -> AgentStatus:
     said = json.loads(summary.phase or "{}")
     problems = {path: PathProblem(path, code, detail) for path, code, detail in said.get("troubles", [])}
     problems.update({_printable(p.path): _path_problem(p) for p in summary.problems})
-    if said.get("halted"):
-        problems[""] = PathProblem("", "halted", said["halted"])
     return replace(
         linked,
         files=summary.files,
@@ -229,6 +216,7 @@ def _with_summary(linked: AgentStatus, summary: Summary) -> AgentStatus:
         problems=tuple(problems[path] for path in sorted(problems)),
         synced=summary.synced_at is not None or said.get("phase") == "in_step",
         phase=said.get("phase", "working"),
+        halted=said.get("halted"),
     )
 
 

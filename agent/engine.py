@@ -284,32 +284,48 @@ class Engine:
         self._state.drop_problems(list(self._state.problems))
         while True:
             self._wake.clear()
-            pause = self._until_next()
             try:
-                await self.converge()
-                self._in_step()
-                failures = 0
-                pause = self._until_next()
-            except UnavailableError as error:
-                log.info("offline", detail=error.detail)
-                self._parts.options.on_status("offline", None)
-                self._feed_due = True
-                pause = _OFFLINE.delay(failures)
-                failures += 1
+                failed = await self._round()
             except UnauthenticatedError as error:
                 return error
-            except HaltedError as error:
-                log.error("halted", code=error.halt.code, detail=error.halt.detail)  # noqa: TRY400 — not a failure
-                self._parts.options.on_status("halted", error.halt)
-                pause = self._parts.settings.halt_seconds
+            failures = failures + 1 if failed else 0
+            pause = _OFFLINE.delay(failures) if failed else self._until_next()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
             self._on_timer()
 
+    async def _round(self) -> bool:
+        """Work until there is nothing to do now; return whether to try again after a pause.
+
+        Whatever goes wrong, the agent goes on: only `UnauthenticatedError` ends it.
+        """
+        try:
+            await self.converge()
+        except UnauthenticatedError:
+            raise
+        except HaltedError as error:
+            log.error("halted", code=error.halt.code, detail=error.halt.detail)  # noqa: TRY400 - no failure
+            self._tell("halted", error.halt)
+        except UnavailableError as error:
+            log.info("offline", detail=error.detail)
+            self._tell("offline")
+        except Exception:
+            log.exception("a round failed")
+            self.observer.full = True
+            self._tell("working")
+        else:
+            self._in_step()
+            return False
+        self._feed_due = True
+        return True
+
+    def _tell(self, phase: str, halt: Halt | None = None) -> None:
+        self._parts.options.on_status(phase, halt)
+
     def _in_step(self) -> None:
         self._allow_mass_delete = False
         busy = self.executor.in_flight or self.troubles or self._state.problems
-        self._parts.options.on_status("working" if busy else "in_step", None)
+        self._tell("working" if busy else "in_step")
 
     def _until_next(self) -> float:
         """Return the seconds until something is to be looked at without a hint."""

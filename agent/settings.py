@@ -38,8 +38,6 @@ class Settings(BaseSettings):
     """Between full scans by stat."""
     unwatched_seconds: float = 10.0
     """Between full scans where the system has no watches left."""
-    halt_seconds: float = 30.0
-    """Between looks at what made a guard halt."""
     changing_seconds: float = 10.0
     """How long one `sync` waits for files that are being written to."""
     rehash_days: float = 7.0

@@ -122,14 +122,18 @@ class AgentStatus:
     problems: tuple[PathProblem, ...] = field(default=())
     synced: bool = False
     """Whether a sync was ever done here."""
+    halted: str | None = None
+    """The sentence of the guard that stopped the last run."""
     phase: str = "stopped"
     """What a running agent does: "in_step", "working", "offline", "halted"."""
 
     @property
     def exit_code(self) -> ExitCode:
-        """4 when not linked, 5 when something is known to differ or nothing is known, else 0."""
+        """4 not linked, 3 halted by a guard, 5 something differs or nothing is known, else 0."""
         if self.device_id is None:
             return ExitCode.NOT_SIGNED_IN
+        if self.halted is not None:
+            return ExitCode.HALTED
         settled = self.synced and not self.pending and not self.problems
         return ExitCode.DONE if settled else ExitCode.PROBLEMS
 
@@ -147,6 +151,7 @@ class AgentStatus:
             "files": self.files,
             "pending": self.pending,
             "problems": [problem.as_json() for problem in self.problems],
+            "halted": self.halted,
         }
 
     def as_text(self) -> str:

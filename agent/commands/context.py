@@ -19,6 +19,8 @@ from libs.contracts.ids import new_id
 from libs.runtime import logs
 from libs.runtime.loop import new_event_loop
 
+log = logs.get_logger("cli")
+
 T = TypeVar("T")
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -73,6 +75,10 @@ def run(command: Command, *, as_json: bool, log_level: str = "error") -> int:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         _close_stdout()
+        return ExitCode.ERROR
+    except Exception as error:
+        log.exception("the command failed")
+        print_error("internal", f"{type(error).__name__}: {error}", as_json=as_json)
         return ExitCode.ERROR
 
 

@@ -18,6 +18,7 @@ from agent.actions import (
 )
 from agent.executor.work import Work, agreed, chunks, row_of
 from agent.model import Kind, LocalEntry, RemoteNode
+from libs.contracts.errors import InvalidRequestError
 from libs.contracts.ids import new_id
 from libs.contracts.limits import MAX_BATCH
 from libs.contracts.tree import (
@@ -69,7 +70,11 @@ class TreeChanges:
     async def _send(self, steps: Sequence[_Step]) -> None:
         if not steps:
             return
-        results = await self._work.api.tree_batch([step.op for step in steps])
+        try:
+            results = await self._work.api.tree_batch([step.op for step in steps])
+        except InvalidRequestError as error:
+            await self._find_refused(steps, error)
+            return
         with self._work.state.transaction():
             for step, result in zip(steps, results, strict=True):
                 if result.ok:
@@ -80,6 +85,15 @@ class TreeChanges:
                 else:
                     self._forget_made(step)
                     self._work.refused(step.path, result)
+
+    async def _find_refused(self, steps: Sequence[_Step], error: InvalidRequestError) -> None:
+        """One operation that the server cannot read must not hold up the others of its batch."""
+        if len(steps) == 1:
+            self._forget_made(steps[0])
+            self._work.problem(steps[0].path, error.code, error.detail)
+            return
+        for step in steps:
+            await self._send([step])
 
     def _forget_made(self, step: _Step) -> None:
         if isinstance(step.op, CreateFolderOp):

@@ -18,7 +18,15 @@ from agent.model import LocalEntry, RemoteNode
 from agent.transfer import LargeSource, SmallOutcome, SmallSource, split_batches
 from agent.transfer.retry import together
 from libs.contracts.api import CompleteItem
-from libs.contracts.errors import ConflictError, LockstepError, NotFoundError, UnavailableError
+from libs.contracts.errors import (
+    ConflictError,
+    InvalidRequestError,
+    LockstepError,
+    NotFoundError,
+    QuotaError,
+    RateLimitedError,
+    UnavailableError,
+)
 from libs.contracts.limits import SINGLE_PUT_BYTES
 from libs.contracts.tree import CommitTarget, ItemResult, NodeRow
 
@@ -82,7 +90,12 @@ class Uploads:
         return read
 
     async def _send_batch(self, actions: Sequence[Upload], sources: Sequence[SmallSource]) -> None:
-        upload = await self._work.transfer.upload_small(sources)
+        try:
+            upload = await self._work.transfer.upload_small(sources)
+        except (QuotaError, RateLimitedError, InvalidRequestError, NotFoundError) as error:
+            for action in actions:
+                self._work.problem(action.entry.path, error.code, error.detail)
+            return
         items = []
         for action, outcome in zip(actions, upload.items, strict=True):
             if not outcome.ready:
@@ -131,7 +144,7 @@ class Uploads:
                 row = await self._work.transfer.commit_large(source, target)
         except DiskError as error:
             self._work.disk_failed(entry.path, error)
-        except (LocalError, ConflictError, NotFoundError) as error:
+        except (LocalError, ConflictError, NotFoundError, QuotaError, InvalidRequestError) as error:
             self._large_failed(action, error)
         else:
             self._settle(action, ItemResult(index=0, row=row))

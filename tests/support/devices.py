@@ -46,7 +46,7 @@ class Device:
         """Run a command with `--json` and return what it printed last (errors: from stderr)."""
         done = subprocess.run(
             [LOCKSTEP, *arguments, "--json"],
-            input=stdin, capture_output=True, text=True, timeout=SECONDS, env=self._env(), check=False,
+            input=stdin, capture_output=True, text=True, timeout=SECONDS, env=self.environment(), check=False,
         )  # fmt: skip
         if expect is not None and done.returncode != expect:
             raise CommandError(f"{self.name}: {arguments} → {done.returncode}\n{done.stdout}\n{done.stderr}")
@@ -70,7 +70,7 @@ class Device:
         """Keep the folder in step while the body runs."""
         log = self.home.with_suffix(".log").open("ab")
         process = subprocess.Popen(
-            [LOCKSTEP, "start", str(self.folder)], stdout=log, stderr=log, env={**self._env(), **env}
+            [LOCKSTEP, "start", str(self.folder)], stdout=log, stderr=log, env={**self.environment(), **env}
         )
         try:
             wait_until(lambda: self.phase() == "in_step", 60, f"{self.name} is in step")
@@ -89,7 +89,7 @@ class Device:
         status = self.run("status", expect=None)
         return status.get("phase") if isinstance(status, dict) else None
 
-    def _env(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         return {**os.environ, "LOCKSTEP_HOME": str(self.home), **self.env}
 
     def get(self, path: str) -> Any:
