@@ -49,7 +49,7 @@ new-epoch: $(STAMP) ## the last step of a restore from backup (docs/operations.m
 	@$(STACK) exec -- $(PY) -m services.metadata new-epoch
 
 test: $(STAMP) ## all tests; starts what they need on free ports
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: format-check lint types imports ## format, lint, types, import contracts
 

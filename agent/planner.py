@@ -172,22 +172,32 @@ class _Planner:
         bindings: list[Action] = []
         renames: list[Action] = []
         for keys in list(group_by_slot(self._merge.places)):
+            if any(self._merge.fates[key] is Fate.HOLD for key in keys):
+                self._wait_for_held(keys)
+                continue
             winner, *losers = sorted(keys, key=self._rank)
             for loser in losers:
                 bound = self._binding(winner, loser)
+                self._busy.add(loser)
                 if bound is not None:
                     bindings.append(bound)
-                    self._wait(winner)
-                    self._wait(loser)
+                    self._busy.add(winner)
                 else:
-                    renames += self._give_way(loser, winner)
+                    renames += self._give_way(loser)
         return bindings, renames
 
-    def _rank(self, key: str) -> tuple[bool, bool, bool, bool, str]:
+    def _wait_for_held(self, keys: list[str]) -> None:
+        """What is left alone keeps its name: what is not there yet does not come."""
+        for key in keys:
+            here = key in self._local and self._merge.local_place(key).slot == self._merge.places[key].slot
+            if self._merge.fates[key] is not Fate.HOLD and not (here and self._merge.is_there_remotely(key)):
+                self._busy.add(key)
+                self._report(key, Trouble("path_occupied", "In its way: something that is left alone here"))
+
+    def _rank(self, key: str) -> tuple[bool, bool, bool, str]:
         """Order of the claims on a name: the least has it."""
         merge = self._merge
         return (
-            merge.fates[key] is not Fate.HOLD,
             not merge.is_folder(key),
             not merge.is_there_remotely(key),
             key not in self._trees.synced,
@@ -203,13 +213,9 @@ class _Planner:
         remote, entry = self._trees.remote[pair[Fate.FETCH]], self._local[pair[Fate.NEW]].entry
         return Bind(remote, entry) if _alike(remote, entry) else None
 
-    def _give_way(self, loser: str, winner: str) -> list[Action]:
-        """Rename what has the weaker claim. What claims a held node's name waits."""
-        self._wait(loser)
+    def _give_way(self, loser: str) -> list[Action]:
+        """Rename what has the weaker claim."""
         place, node = self._merge.places[loser], self._local.get(loser)
-        if Fate.HOLD in {self._merge.fates[loser], self._merge.fates[winner]}:
-            self._report(loser, Trouble("path_occupied", "In its way: something that is left alone here"))
-            return []
         if node is not None and not self._merge.is_there_remotely(loser):
             return [KeepCopy(node.entry, self._copy_path(node), None)]
         remote = self._trees.remote.get(loser)
@@ -239,16 +245,13 @@ class _Planner:
             self._claimed_slots = {place.slot for place in self._merge.places.values()}
         return self._claimed_slots
 
-    def _wait(self, key: str) -> None:
-        self._busy.add(key)
-
     def _losing_edits(self) -> list[Action]:
         """Both edited: what the server has keeps the name, the local content becomes a copy."""
         actions: list[Action] = []
         for key in self._fated(Fate.BOTH):
             node = self._local[key]
             if _both_edited(self._trees.synced[key], self._trees.remote[key], node.entry):
-                self._wait(key)
+                self._busy.add(key)
                 actions.append(KeepCopy(node.entry, self._copy_path(node), key))
         return actions
 
@@ -384,6 +387,8 @@ class _Planner:
         for key in self._fated(Fate.BOTH, Fate.FETCH, Fate.NEW, Fate.RESCUE, Fate.RECREATE):
             if key in self._merge.places and (self._is_kept_out_here(key) or self._is_kept_out_there(key)):
                 self._report(key, _BLOCKED)
+        for key in self._fated(Fate.REMOVE_LOCAL, Fate.DELETE_REMOTE):
+            self._report(key, _BLOCKED)
 
     def _is_kept_out_here(self, key: str) -> bool:
         """Whether it is not where it shall be on disk, though the folder for it is there."""
@@ -459,19 +464,10 @@ class _Planner:
             if can_go and going.issuperset(children.get(key, ())):
                 going.add(key)
                 actions.append(RemoveLocal(self._trees.synced[key], self._local[key].entry))
-            else:
-                self._report_not_empty(key, children.get(key, []))
+            elif stuck := [child for child in children.get(key, []) if self._merge.fates[child] is Fate.HOLD]:
+                name = self._local[stuck[0]].entry.name
+                self._troubles[path] = Trouble("folder_not_empty", f"{name!r} in it cannot be synced")
         return actions
-
-    def _report_not_empty(self, key: str, children: list[str]) -> None:
-        path = self._local[key].entry.path
-        if path in self._trees.local.opaque:
-            detail = "The server deleted this folder, which cannot be listed"
-            self._troubles[path] = Trouble("folder_not_empty", detail)
-        stuck = [self._local[child].entry for child in children if self._merge.fates[child] is Fate.HOLD]
-        if stuck:
-            detail = f"The server deleted this folder; {stuck[0].name!r} in it cannot be synced"
-            self._troubles[path] = Trouble("folder_not_empty", detail)
 
     def _remote_removals(self) -> list[Action]:
         children = self._children_there

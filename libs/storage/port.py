@@ -75,7 +75,10 @@ class ObjectStore(Protocol):
         """Start a multipart upload and return S3's id of it."""
 
     async def list_parts(self, key: str, upload_id: str) -> list[StoredPart] | None:
-        """Return the parts in order, one per number (the last sent), or None: no such upload."""
+        """Return the parts in order, one per number, or None: no such upload.
+
+        Of a part that was sent again the later one, as far as S3's clock of seconds tells.
+        """
 
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[PartToJoin]) -> None:
         """Join the parts into the object; done before counts as done.

@@ -24,10 +24,10 @@ def test_90_with_the_push_broken_the_poll_finds_the_change(two: Two, stack: Stac
     stack.ensure_running()
 
 
-def test_92_93_a_cursor_from_another_epoch_leads_to_a_full_listing_without_deletions(
+def test_93_a_cursor_from_another_epoch_leads_to_a_full_listing_without_deletions(
     two: Two, stack: Stack
 ) -> None:
-    """The server comes back from a backup: nothing local is lost, what is newer goes up again."""
+    """After the last step of a restore all cursors are refused, and nothing is moved or deleted."""
     a, b = two
     for number in range(3):
         a.write(f"{number}.txt", str(number))
@@ -36,6 +36,9 @@ def test_92_93_a_cursor_from_another_epoch_leads_to_a_full_listing_without_delet
         [LOCKSTEP.with_name("python"), "-m", "services.metadata", "new-epoch"],
         env=dict(stack.env), check=True, capture_output=True, timeout=60,
     )  # fmt: skip
+    for device in (a, b):
+        report = device.quick_sync()
+        assert (report["uploaded_bytes"], report["downloaded_bytes"], report["deleted"]) == (0, 0, 0)
     a.write("0.txt", "newer")
     converge(a, b)
     assert b.read("0.txt") == "newer"

@@ -288,9 +288,7 @@ class Device:
         self._record(row, action.entry)
 
     def _move_op(self, move: act.MoveRemote) -> Move:
-        return Move(
-            move.node.id, move.node.parent_id, move.node.name, self._id(move.parent_key), move.name
-        )
+        return Move(move.node.id, move.node.parent_id, move.node.name, self._id(move.parent_key), move.name)
 
     @_run.register
     def _(self, action: act.MoveRemote) -> Steps:

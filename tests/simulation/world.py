@@ -345,7 +345,6 @@ def _descends(server: Server, node_id: str, folder: str) -> bool:
     return False
 
 
-
 def restore(world: World, node_id: str) -> bool:
     """Restore a deleted node on the server, as its trash does."""
     rows = world.server.rows

@@ -17,11 +17,13 @@ from services.gateway.domain.accounts import (
 from services.gateway.domain.limits import RateLimiter, client_address
 from services.gateway.domain.page import render_page
 from services.gateway.domain.refresh import (
+    Chain,
     RefreshToken,
     Use,
     first_chain,
     judge,
     make_token,
+    next_turn,
     read_token,
     rotated,
 )
@@ -195,3 +197,23 @@ def test_the_page_shows_every_endpoint_and_model_and_loads_nothing_from_elsewher
     assert "https://" not in page
     assert "<script" not in page
     assert " src=" not in page
+
+
+def test_a_token_newer_than_the_chain_is_the_devices_after_a_restore_from_a_backup() -> None:
+    """The database lost the last turns; the device goes on, and a copy of an old token does not."""
+    old = make_token(DEVICE, KEY, turn=3)
+    backup = Chain(turn=5, pending=("later",), previous="earlier")
+    held = make_token(DEVICE, KEY, turn=9)
+    assert judge(backup, held) is Use.ROTATE
+    fresh = make_token(DEVICE, KEY, turn=next_turn(backup, held))
+    after = rotated(backup, held, fresh)
+    assert (after.turn, after.pending, after.previous) == (10, (fresh.digest,), held.digest)
+    assert judge(after, fresh) is Use.ROTATE
+    assert judge(after, old) is Use.REUSED
+
+
+def test_the_turn_of_a_token_cannot_be_changed() -> None:
+    token = make_token(DEVICE, KEY, turn=1)
+    forged = read_token(token.text.replace(f"{DEVICE}_1_", f"{DEVICE}_7_"), KEY)
+    assert forged is not None
+    assert not forged.genuine

@@ -16,6 +16,7 @@ from services.gateway.domain.refresh import (
     first_chain,
     judge,
     make_token,
+    next_turn,
     read_token,
     rotated,
 )
@@ -105,7 +106,7 @@ class DeviceLinks:
                 await self._revoke(device)
                 raise UnauthenticatedError(code="refresh_reused")
             case Use.ROTATE:
-                fresh = make_token(device.id, self._key)
+                fresh = make_token(device.id, self._key, turn=next_turn(device.refresh, token))
                 chain = rotated(device.refresh, token, fresh)
                 done = await self._devices.replace_chain(device.id, device.refresh, chain)
                 return self._tokens(device, fresh) if done else None
