@@ -52,7 +52,8 @@ async def run_sync(
             halt, failure = await _outcome(engine)
             engine.stop()
         report = _report(parts, engine, started, halt, failure)
-        parts.state.put("synced_at", str(time.time()))
+        if report.in_step:
+            parts.state.put("synced_at", str(time.time()))
         _save_phase(parts.state, engine, "stopped", halt)
         return report
 

@@ -5,7 +5,7 @@ large transfers run beside it and hand their results back.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,8 +14,17 @@ from time import time
 from agent.actions import Action, Download, Plan, Upload
 from agent.disk import Disk
 from agent.executor import Executor, Work
-from agent.feed import Feed, live_files
-from agent.guard import Halt, disk_full_halt, emptied_halt, mass_deletion_halt, root_halt
+from agent.feed import Feed
+from agent.focus import focused
+from agent.guard import (
+    Deletions,
+    Halt,
+    deletions_of,
+    disk_full_halt,
+    emptied_halt,
+    mass_deletion_halt,
+    root_halt,
+)
 from agent.identity import identify
 from agent.leftovers import rescue_leftovers
 from agent.merge import Trees
@@ -29,6 +38,7 @@ from agent.state import State
 from agent.transfer import Transfer
 from libs.contracts.api import PushChanges, PushHeads, PushRevoked
 from libs.contracts.errors import UnauthenticatedError, UnavailableError
+from libs.contracts.paths import name_key
 from libs.runtime.backoff import Backoff
 from libs.runtime.logs import get_logger
 
@@ -36,7 +46,25 @@ log = get_logger("engine")
 
 _IDLE_ROUNDS = 8
 """Rounds without progress after which the loop waits for a hint instead of planning again."""
+_WINDOW_SECONDS = 600.0
 _OFFLINE = Backoff(0.5, 30.0)
+
+
+class _Recent:
+    """Deletions of the last minutes: one plan's part of a mass deletion may look small."""
+
+    def __init__(self) -> None:
+        self._noted: list[tuple[float, Deletions]] = []
+
+    def note(self, deleted: Deletions) -> None:
+        """Remember what a plan deletes."""
+        if deleted != Deletions():
+            self._noted.append((time(), deleted))
+
+    def sum(self) -> Deletions:
+        """Return what was deleted within the window."""
+        self._noted = [item for item in self._noted if item[0] > time() - _WINDOW_SECONDS]
+        return sum((deleted for _, deleted in self._noted), Deletions())
 
 
 class HaltedError(Exception):
@@ -91,8 +119,10 @@ class Engine:
         self._allow_mass_delete = parts.options.allow_mass_delete
         self._revoked = False
         self._unswept = True
-        self._patience = 0.0
-        """Seconds that one run still waits for files that are being written to."""
+        self._unprepared = True
+        self._recent = _Recent()
+        self._looks = 0
+        """How often one run still looks again at files that were just written."""
 
     def stop(self) -> None:
         """End large transfers and long reads soon."""
@@ -151,6 +181,7 @@ class Engine:
             found = self._plan()
             self.troubles, self.to_do = found.troubles, len(found.actions)
             if not found.actions:
+                self._drop_settled()
                 return
             self._guard(found)
             self._announce(found.actions)
@@ -169,6 +200,13 @@ class Engine:
         self.observer.dirty |= set(rescued)
         await asyncio.to_thread(self._parts.disk.sweep_trash, time())
         self._unswept = False
+
+    def _drop_settled(self) -> None:
+        """Forget problems that no plan has anything to do about any more."""
+        now = time()
+        due = [p.path for p in self._state.problems.values() if p.retry_at is not None and p.retry_at <= now]
+        if due:
+            self._state.drop_problems(due)
 
     def _collect_hints(self) -> None:
         """Take what executing found out to be different."""
@@ -193,24 +231,24 @@ class Engine:
 
     async def _scan(self) -> None:
         self._check_root()
-        was_full = self.observer.full
         while (scan := self.observer.begin()) is not None:
             self.observer.record(await asyncio.to_thread(scan))
             self._check_root()
-        if was_full:
-            self._check_emptied()
+        self._check_emptied()
 
     def _check_root(self) -> None:
         found = self._parts.disk.root_state()
         expected = self._state.get("root_id") or ""
         halt = root_halt(found.kind.value, marker=found.marker, expected=expected)
         if halt is not None:
-            self.observer.full = True
+            self.observer.full = self._unprepared = True
             raise HaltedError(halt)
+        if self._unprepared:
+            self._parts.disk.prepare()
+            self._unprepared = False
 
     def _check_emptied(self) -> None:
-        synced = sum(node.kind is not Kind.FOLDER for node in self._state.synced.values())
-        halt = emptied_halt(len(self._state.local), synced, allowed=self._allow_mass_delete)
+        halt = emptied_halt(len(self._state.local), self._synced_files(), allowed=self._allow_mass_delete)
         if halt is not None:
             self.observer.full = True
             raise HaltedError(halt)
@@ -219,9 +257,14 @@ class Engine:
         root_id = self._parts.namespace_id
         tree = identify(self._state.local, self._state.synced, root_id, self.observer.opaque)
         held = self.observer.held(root_id)
-        trees = Trees(root_id, self._state.remote, tree, self._state.synced, held)
-        rules = Rules(self._parts.device, datetime.now(UTC).date())
+        trees = focused(Trees(root_id, self._state.remote, tree, self._state.synced, held))
+        rules = Rules(self._parts.device, datetime.now(UTC).date(), self._fold)
         return plan(trees, rules, self.suspended())
+
+    def _fold(self, name: str) -> str:
+        """Return the form in which the disk compares names."""
+        key = name_key(name)
+        return key.casefold() if self._parts.disk.folds_names else key
 
     def suspended(self) -> frozenset[str]:
         """Return the paths to leave alone for now."""
@@ -230,15 +273,28 @@ class Engine:
         return frozenset(waiting) | self.executor.in_flight
 
     def _guard(self, found: Plan) -> None:
-        files = sum(entry.content_hash is not None for entry in self._state.local.values())
+        planned = deletions_of(found.actions)
         halt = mass_deletion_halt(
-            found.actions,
-            local_files=files,
-            remote_files=live_files(self._state.remote.values()),
-            allowed=self._allow_mass_delete,
-        ) or disk_full_halt(found.actions, free_bytes=self._parts.disk.free_bytes())
+            planned, recent=self._recent.sum(), files=self._synced_files(), allowed=self._allow_mass_delete
+        ) or self._disk_full(found.actions)
         if halt is not None:
             raise HaltedError(halt)
+        if not self._allow_mass_delete:
+            self._recent.note(planned)
+
+    def _synced_files(self) -> int:
+        return sum(node.kind is not Kind.FOLDER for node in self._state.synced.values())
+
+    def _disk_full(self, actions: Iterable[Action]) -> Halt | None:
+        downloads = [action for action in actions if isinstance(action, Download)]
+        if not downloads:
+            return None
+        held = {temp.name: temp.stat.size for temp in self._parts.disk.leftover_temps()}
+        return disk_full_halt(
+            downloads,
+            free_bytes=self._parts.disk.free_bytes(),
+            arrived=lambda a: held.get(f"{a.node.id}.{a.node.version_id}", 0),
+        )
 
     def _announce(self, actions: tuple[Action, ...]) -> None:
         uploads = [a for a in actions if isinstance(a, Upload)]
@@ -251,7 +307,7 @@ class Engine:
     async def run_once(self) -> None:
         """Work until folder and server are in step, as far as they can be."""
         self._state.drop_problems(list(self._state.problems))
-        self._patience = self._parts.settings.changing_seconds
+        self._looks = self._parts.settings.changing_looks
         while True:
             await self.converge()
             if self.executor.in_flight:
@@ -267,11 +323,10 @@ class Engine:
         A file that is being written to is given a while to come to rest.
         """
         recheck_at = self.observer.recheck_at
-        if recheck_at is not None:
-            if self._is_changing() and self._patience > 0:
-                pause = max(0.05, recheck_at - time())
-                self._patience -= pause
-                await asyncio.sleep(pause)
+        if recheck_at is not None and self._looks > 0:
+            self._looks -= 1
+            if self._is_changing():
+                await asyncio.sleep(max(0.05, recheck_at - time()))
             self.observer.recheck()
         return bool(self.observer.dirty) or await self.feed.pull()
 

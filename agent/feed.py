@@ -4,7 +4,6 @@ A push is a nudge: its rows are applied when it continues exactly where the curs
 dropped when it is old, and otherwise the feed is read.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -83,10 +82,10 @@ class Feed:
         known = self.cursor
         restored = restored or (known is not None and Cursor.decode(known).epoch != page.epoch)
         with self._state.transaction():
-            self._state.keep_remote(set())
-            self._state.put_remote(rows.values())
             if restored:
                 self._rebase(rows, page.epoch)
+            self._state.keep_remote(set())
+            self._state.put_remote(rows.values())
             self._state.put(CURSOR, cursor)
 
     def _rebase(self, rows: dict[str, RemoteNode], epoch: int) -> None:
@@ -96,7 +95,8 @@ class Feed:
         beside one made in the new epoch.
         """
         synced = list(self._state.synced.values())
-        kept = [node for old in synced if (node := rebased(old, rows.get(old.id), epoch)) is not None]
+        seen = self.seq
+        kept = [node for old in synced if (node := rebased(old, rows.get(old.id), epoch, seen)) is not None]
         self._state.drop_synced([node.id for node in synced])
         self._state.put_synced(kept)
         log.warning("the server was restored from a backup", synced=len(synced), kept=len(kept))
@@ -122,14 +122,20 @@ class Feed:
         return heads.epoch != self._place().epoch or heads.heads.get(self._namespace_id, 0) != self.seq
 
 
-def rebased(old: SyncedNode, row: RemoteNode | None, epoch: int) -> SyncedNode | None:
-    """Return what is still agreed on after the server came back from a backup; None: nothing. Pure."""
+def rebased(old: SyncedNode, row: RemoteNode | None, epoch: int, seen: int) -> SyncedNode | None:
+    """Return what is still agreed on after the server came back from a backup; None: nothing. Pure.
+
+    `seen` is the sequence number up to which this device knew the server: a row beyond it is news
+    from before the backup, to be fetched as ever.
+    """
     if row is None or row.deleted or row.kind is not old.kind:
         return None
     if row.version_id == old.version_id and row.content_hash == old.content_hash:
         return replace(old, parent_id=row.parent_id, name=row.name)
     if row.epoch >= epoch:
         return None
+    if row.seq > seen:
+        return old
     return replace(
         old,
         parent_id=row.parent_id,
@@ -139,8 +145,3 @@ def rebased(old: SyncedNode, row: RemoteNode | None, epoch: int) -> SyncedNode |
         size=row.size,
         symlink_target=row.symlink_target,
     )
-
-
-def live_files(nodes: Iterable[RemoteNode]) -> int:
-    """Return how many files the server has, folders not walked: close enough for the guards."""
-    return sum(node.content_hash is not None and not node.deleted for node in nodes)

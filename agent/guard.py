@@ -1,6 +1,6 @@
 """The guards between plan and execution: named, pure predicates that halt with a reason."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,30 +51,56 @@ def emptied_halt(entries: int, synced_files: int, *, allowed: bool) -> Halt | No
     return Halt("root_emptied", f"Everything is gone from the sync folder ({synced_files} files)")
 
 
-def mass_deletion_halt(
-    actions: Iterable[Action], *, local_files: int, remote_files: int, allowed: bool
-) -> Halt | None:
-    """Halt when a plan deletes more than max(100, half) of the files of either side."""
-    if allowed:
-        return None
+@dataclass(frozen=True, slots=True)
+class Deletions:
+    """Files deleted, or to be deleted, on this disk and on the server."""
+
+    here: int = 0
+    there: int = 0
+
+    def __add__(self, other: "Deletions") -> "Deletions":
+        """Return the sum of both."""
+        return Deletions(self.here + other.here, self.there + other.there)
+
+
+def deletions_of(actions: Iterable[Action]) -> Deletions:
+    """Return how many files a plan deletes, folders expanded."""
     here = there = 0
     for action in actions:
         if isinstance(action, RemoveLocal) and action.synced.kind is not Kind.FOLDER:
             here += 1
         elif isinstance(action, DeleteRemote):
             there += action.files
-    for count, total, where in (
-        (here, local_files, "in this folder"),
-        (there, remote_files, "on the server"),
+    return Deletions(here, there)
+
+
+def mass_deletion_halt(planned: Deletions, *, recent: Deletions, files: int, allowed: bool) -> Halt | None:
+    """Halt when more than max(100, half) of the files would be deleted on either side.
+
+    `files` is how many both sides agree on now; `recent` was deleted shortly before, so that a
+    mass deletion that is seen piece by piece is one.
+    """
+    if allowed:
+        return None
+    total = planned + recent
+    for new, count, where in (
+        (planned.here, total.here, "in this folder"),
+        (planned.there, total.there, "on the server"),
     ):
-        if count > max(MASS_DELETE_FILES, MASS_DELETE_SHARE * total):
-            return Halt("mass_deletion", f"{count} of {total} files would be deleted {where}")
+        before = files + count - new
+        if new and count > max(MASS_DELETE_FILES, MASS_DELETE_SHARE * before):
+            return Halt("mass_deletion", f"{count} of {before} files would be deleted {where}")
     return None
 
 
-def disk_full_halt(actions: Iterable[Action], *, free_bytes: int) -> Halt | None:
-    """Halt when what is to be fetched next does not fit on the disk, with a reserve."""
-    largest = max((a.node.size for a in actions if isinstance(a, Download)), default=0)
-    if largest and free_bytes < largest + DISK_RESERVE_BYTES:
-        return Halt("disk_full", f"{free_bytes} bytes are free; a file of {largest} bytes is to be fetched")
+def disk_full_halt(
+    actions: Iterable[Action], *, free_bytes: int, arrived: Callable[[Download], int]
+) -> Halt | None:
+    """Halt when what is to be fetched next does not fit on the disk, with a reserve.
+
+    `arrived` tells the bytes of a download that are on the disk already.
+    """
+    missing = max((a.node.size - arrived(a) for a in actions if isinstance(a, Download)), default=0)
+    if missing > 0 and free_bytes < missing + DISK_RESERVE_BYTES:
+        return Halt("disk_full", f"{free_bytes} bytes are free and {missing} are to be fetched")
     return None

@@ -91,6 +91,7 @@ class _Binding:
         self._children: dict[str, list[SyncedNode]] = defaultdict(list)
         for node in synced.values():
             self._children[node.parent_id].append(node)
+        self._known_inodes = {_inode(node) for node in synced.values() if node.kind is Kind.FOLDER}
         self._synced_paths = self._paths_when_synced()
 
     def _paths_when_synced(self) -> dict[str, str]:
@@ -151,8 +152,15 @@ class _Binding:
         if entry.path == own:
             return True
         if node.kind is Kind.FOLDER:
-            return own not in self._entries or self._shares_a_child(node, entry)
+            return self._has_left(own) or self._shares_a_child(node, entry)
         return same_content(node, entry) or node.stat.same_content_signs(entry.stat)
+
+    def _has_left(self, own: str | None) -> bool:
+        """Whether no folder that could be the one known there stands at a folder's own path."""
+        entry = None if own is None else self._entries.get(own)
+        if entry is None or entry.kind is not LocalKind.FOLDER:
+            return True
+        return (entry.stat.dev, entry.stat.ino) in self._known_inodes
 
     def _shares_a_child(self, node: SyncedNode, entry: LocalEntry) -> bool:
         """Whether something that was in the folder is, by its inode, in the folder at `entry`."""

@@ -38,8 +38,9 @@ class Settings(BaseSettings):
     """Between full scans by stat."""
     unwatched_seconds: float = 10.0
     """Between full scans where the system has no watches left."""
-    changing_seconds: float = 10.0
-    """How long one `sync` waits for files that are being written to."""
+    changing_looks: int = Field(default=5, ge=1)
+    """How often one `sync` looks again at files that were just written; two seconds apart while
+    they change."""
     rehash_days: float = 7.0
     """Within this time every file's content is read again."""
     trash_days: float = 30.0

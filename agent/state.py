@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -44,8 +44,12 @@ CREATE TABLE problems (
 """
 
 
-StateDamagedError = sqlite3.DatabaseError
-"""The file is damaged, or no such file at all."""
+_DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+"""Everything else (a full disk, no permission, locked) says nothing about what the file holds."""
+
+
+class StateDamagedError(RuntimeError):
+    """The file is damaged, or is no database at all."""
 
 
 class StateTooNewError(RuntimeError):
@@ -75,7 +79,12 @@ class State:
         self.local: dict[str, LocalEntry] = {}
         self.synced: dict[str, SyncedNode] = {}
         self.problems: dict[str, Problem] = {}
-        self._load()
+        try:
+            with damage_told():
+                self._load()
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""
@@ -93,17 +102,22 @@ class State:
         if self._inside:
             yield
             return
-        self._inside = True
         self._db.execute("BEGIN IMMEDIATE")
+        self._inside = True
         try:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
-            self._load()
+            self._roll_back()
             raise
         finally:
             self._inside = False
+
+    def _roll_back(self) -> None:
+        """Return to what the file holds; SQLite may have rolled back by itself (a full disk)."""
+        with suppress(sqlite3.OperationalError):
+            self._db.execute("ROLLBACK")
+        self._load()
 
     # Single values ------------------------------------------------------------------------
 
@@ -224,16 +238,28 @@ class State:
             self._db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)  # noqa: S608 — the table's name is ours
 
 
+@contextmanager
+def damage_told() -> Iterator[None]:
+    """Raise `StateDamagedError` for what SQLite calls corrupt; other errors stay what they are."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF in _DAMAGED:
+            raise StateDamagedError(str(error)) from error
+        raise
+
+
 def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     mode = "ro" if readonly else "rwc"
     db = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=10
     )
     try:
-        if not readonly:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-        _migrate(db, readonly=readonly)
+        with damage_told():
+            if not readonly:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = FULL")
+            _migrate(db, readonly=readonly)
     except BaseException:
         db.close()
         raise

@@ -37,7 +37,7 @@ from agent.executor.downloads import is_large as is_large_download
 from agent.executor.tree import TreeChanges
 from agent.executor.uploads import Uploads
 from agent.executor.uploads import is_large as is_large_upload
-from agent.executor.work import Tally, Work
+from agent.executor.work import Tally, Work, log
 from libs.contracts.errors import LockstepError
 
 __all__ = ["Executor", "Tally", "Work"]
@@ -55,6 +55,8 @@ class Running:
     """A large transfer beside the loop."""
 
     path: str
+    key: str
+    """The node that is fetched or the content that is sent: one transfer of each at a time."""
     task: "asyncio.Task[None]"
 
 
@@ -114,27 +116,35 @@ class Executor:
         await uploads.send_small(small[:_SLICE])
         for action in actions:
             if is_large_upload(action):
-                self._beside(action.entry.path, partial(uploads.send_large, action))
+                key = action.entry.content_hash or action.entry.path
+                self._beside(action.entry.path, key, partial(uploads.send_large, action))
 
     async def _download(self, actions: Sequence[Download]) -> None:
         small = [action for action in actions if not is_large_download(action)]
         await Downloads(self._work).fetch(small[:_SLICE])
         for action in actions:
             if is_large_download(action):
-                self._beside(action.path, partial(Downloads(self._work).fetch, [action]))
+                self._beside(action.path, action.node.id, partial(Downloads(self._work).fetch, [action]))
 
-    def _beside(self, path: str, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start a large transfer unless enough run; the next plan proposes the rest again."""
-        if path in self._running or len(self._running) >= _LARGE:
+    def _beside(self, path: str, key: str, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start a large transfer unless enough run; the next plan proposes the rest again.
+
+        A node that was renamed while it is fetched is not fetched twice at once.
+        """
+        busy = path in self._running or any(running.key == key for running in self._running.values())
+        if busy or len(self._running) >= _LARGE:
             return
         task = self._tasks.create_task(self._run_beside(path, job), name=f"transfer {path}")
-        self._running[path] = Running(path, task)
+        self._running[path] = Running(path, key, task)
 
     async def _run_beside(self, path: str, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await job()
         except LockstepError as error:
             self._errors.append(error)
+        except Exception as error:  # noqa: BLE001 - one transfer must not end the agent
+            log.exception("a large transfer failed", path=path)
+            self._work.problem(path, "internal", f"{type(error).__name__}: {error}")
         finally:
             self._running.pop(path, None)
             self._wake()

@@ -16,7 +16,7 @@ from agent.actions import (
     RotateRemote,
     SetRemote,
 )
-from agent.executor.work import Work, agreed, chunks, row_of
+from agent.executor.work import Work, agreed, chunks, row_of, within_64_bits
 from agent.model import Kind, LocalEntry, RemoteNode
 from libs.contracts.errors import InvalidRequestError
 from libs.contracts.ids import new_id
@@ -137,7 +137,7 @@ class TreeChanges:
             parent_id=parent_id,
             name=action.name,
             target=action.entry.symlink_target or "",
-            mtime_ns=action.entry.stat.mtime_ns,
+            mtime_ns=within_64_bits(action.entry.stat.mtime_ns),
         )
         return _Step(op, action.entry.path, lambda row: self._agree(row, action.entry))
 
@@ -193,7 +193,7 @@ class TreeChanges:
             op = SetAttributes(
                 node_id=node.id,
                 version_id=node.version_id,
-                mtime_ns=entry.stat.mtime_ns,
+                mtime_ns=within_64_bits(entry.stat.mtime_ns),
                 executable=entry.stat.executable,
             )
         return _Step(op, entry.path, lambda row: self._agree(row, entry))

@@ -13,8 +13,8 @@ from agent.actions import Upload
 from agent.disk import DiskError
 from agent.errors import LocalError
 from agent.executor.tree import TreeChanges
-from agent.executor.work import Work, agreed, row_of
-from agent.model import LocalEntry, RemoteNode
+from agent.executor.work import Work, agreed, row_of, within_64_bits
+from agent.model import LocalEntry, RemoteNode, SyncedNode
 from agent.transfer import LargeSource, SmallOutcome, SmallSource, split_batches
 from agent.transfer.retry import together
 from libs.contracts.api import CompleteItem
@@ -172,14 +172,17 @@ class Uploads:
                 node_id=action.node.id,
                 base_version_id=action.node.version_id,
                 undelete=action.undelete,
-                mtime_ns=stat.mtime_ns,
+                mtime_ns=within_64_bits(stat.mtime_ns),
                 executable=stat.executable,
             )
         parent_id = self._tree.parent_id(action.parent_key)
         if parent_id is None:
             return None
         return CommitTarget(
-            parent_id=parent_id, name=action.name, mtime_ns=stat.mtime_ns, executable=stat.executable
+            parent_id=parent_id,
+            name=action.name,
+            mtime_ns=within_64_bits(stat.mtime_ns),
+            executable=stat.executable,
         )
 
     def _settle(self, action: Upload, result: ItemResult) -> None:
@@ -200,6 +203,14 @@ class Uploads:
         else:
             work.refused(entry.path, result)
 
+    def _place_sent(self, action: Upload, node: RemoteNode) -> SyncedNode:
+        """Return the place that is agreed on: the known one, or for a new file the one asked for."""
+        known = self._work.state.synced.get(node.id)
+        parent_id = None if action.node is not None else self._tree.parent_id(action.parent_key)
+        if known is not None or parent_id is None:
+            return known or SyncedNode(node.id, node.parent_id, node.name, node.kind)
+        return SyncedNode(node.id, parent_id, action.name, node.kind)
+
     def _committed(self, action: Upload, row: NodeRow) -> None:
         """The server has exactly the bytes that were read.
 
@@ -211,7 +222,7 @@ class Uploads:
         with work.state.transaction():
             work.state.put_remote([node])
             if node.content_hash == entry.content_hash:
-                work.state.put_synced([agreed(node, entry, work.state.synced.get(node.id))])
+                work.state.put_synced([agreed(node, entry, self._place_sent(action, node))])
             else:
                 work.feed_stale = True
             work.done(entry.path)

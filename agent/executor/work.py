@@ -131,6 +131,11 @@ def agreed(node: RemoteNode, entry: LocalEntry, known: SyncedNode | None = None)
     )
 
 
+def within_64_bits(nanoseconds: int) -> int:
+    """Return a time that the protocol can hold: a disk may have one beyond the year 2262."""
+    return max(-(2**63), min(2**63 - 1, nanoseconds))
+
+
 def row_of(result: ItemResult) -> NodeRow:
     """Return the row of a result that was carried out."""
     if result.row is None:

@@ -19,7 +19,9 @@ from libs.contracts.api import Download
 from libs.contracts.errors import ConflictError
 from libs.contracts.tree import CommitTarget, NodeRow
 
-_SEND_AGAIN = frozenset({"parts_missing", "bytes_missing", "object_gone"})
+_SEND_AGAIN = frozenset(
+    {"parts_missing", "bytes_missing", "object_gone", "upload_not_open", "commit_pending"}
+)
 _MAX_SENDS = 3
 
 

@@ -141,7 +141,6 @@ def _invert(user: User, step: Step) -> bool:
     aside = _beside(folder, "aside")
     if not user.move(child, aside):
         return False
-    user.device  # noqa: B018 - the moves are one act of the user
     return user.move(folder, join(aside, name)) and user.move(aside, folder)
 
 

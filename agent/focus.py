@@ -1,0 +1,162 @@
+"""Which part of the trees a plan has to look at. Pure.
+
+Most nodes are at rest: server, disk and memory say the same of them. A plan over the others, what
+lies below their folders, the folders above, and whoever shares a folder with them now or where
+they are going, is the plan over everything: fates depend on a node's own rows and the folders
+above it, names on who is in the folder.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+
+from agent.identity import LocalNode, LocalTree
+from agent.merge import Trees
+from agent.model import Kind, RemoteNode, SyncedNode
+
+
+def focused(trees: Trees) -> Trees:
+    """Return the part of the trees that a plan has to look at; nothing at rest in it is moved."""
+    kept = _Closure(trees).kept
+    if len(kept) >= len(trees.synced):
+        return trees
+    return Trees(
+        trees.root_id,
+        {key: node for key, node in trees.remote.items() if key in kept},
+        LocalTree(
+            trees.root_id,
+            {key: node for key, node in trees.local.nodes.items() if key in kept},
+            frozenset(key for key in trees.local.held if key in kept),
+        ),
+        {key: node for key, node in trees.synced.items() if key in kept},
+        {key: reason for key, reason in trees.held.items() if key in kept},
+    )
+
+
+class _Closure:
+    """What is not at rest, and all that its plan depends on."""
+
+    def __init__(self, trees: Trees) -> None:
+        self._trees = trees
+        self._children = _children_of(trees)
+        self._dead: dict[str, bool] = {trees.root_id: False}
+        restless = [key for key in _keys(trees) if not (_at_rest(trees, key) or self._is_over(key))]
+        self.kept: set[str] = set()
+        self._with_all_below(restless)
+        for key in list(self.kept):
+            for folder in self._folders_of(key):
+                self._with_siblings(folder)
+        for key in list(self.kept):
+            self._with_folders_above(key)
+
+    def _is_over(self, key: str) -> bool:
+        """Whether a node is deleted on the server, itself or above, and nothing else knows of it."""
+        if key in self._trees.synced or key in self._trees.local.nodes or key in self._trees.held:
+            return False
+        chain: list[str] = []
+        while key not in self._dead:
+            node = self._trees.remote.get(key)
+            chain.append(key)
+            if node is None or node.deleted or len(chain) > len(self._trees.remote):
+                self._dead[key] = node is not None
+                break
+            key = node.parent_id
+        for below in chain:
+            self._dead[below] = self._dead[key]
+        return self._dead[key]
+
+    def _with_all_below(self, keys: Iterable[str]) -> None:
+        waiting = list(keys)
+        while waiting:
+            key = waiting.pop()
+            if key not in self.kept:
+                self.kept.add(key)
+                waiting += self._children.get(key, ())
+
+    def _folders_of(self, key: str) -> set[str]:
+        """Return every folder in which one of the trees has the node."""
+        remote, local, synced = (
+            self._trees.remote.get(key), self._trees.local.nodes.get(key), self._trees.synced.get(key),
+        )  # fmt: skip
+        folders = {node.parent_id for node in (remote, synced) if node is not None}
+        return folders | ({local.parent_key} if local is not None else set())
+
+    def _with_siblings(self, folder: str) -> None:
+        self.kept.update(self._children.get(folder, ()))
+
+    def _with_folders_above(self, key: str) -> None:
+        waiting = self._folders_of(key)
+        while waiting:
+            folder = waiting.pop()
+            if folder != self._trees.root_id and folder not in self.kept:
+                self.kept.add(folder)
+                waiting |= self._folders_of(folder)
+
+
+def _keys(trees: Trees) -> Iterable[str]:
+    return dict.fromkeys((*trees.synced, *trees.remote, *trees.local.nodes))
+
+
+def _children_of(trees: Trees) -> dict[str, list[str]]:
+    """Return folder → everything that any of the trees has in it."""
+    children: dict[str, dict[str, None]] = defaultdict(dict)
+    for nodes, parent_of in (
+        (trees.remote, _parent_id),
+        (trees.synced, _parent_id),
+        (trees.local.nodes, _parent_key),
+    ):
+        _add_children(children, nodes, parent_of)
+    return {folder: list(keys) for folder, keys in children.items()}
+
+
+def _add_children(
+    children: dict[str, dict[str, None]], nodes: Mapping[str, object], parent_of: Callable[..., str]
+) -> None:
+    for key, node in nodes.items():
+        children[parent_of(node)][key] = None
+
+
+def _parent_id(node: RemoteNode | SyncedNode) -> str:
+    return node.parent_id
+
+
+def _parent_key(node: LocalNode) -> str:
+    return node.parent_key
+
+
+def _at_rest(trees: Trees, key: str) -> bool:
+    """Whether server, disk and memory say the same of a node, or it is long gone everywhere."""
+    synced, remote, local = trees.synced.get(key), trees.remote.get(key), trees.local.nodes.get(key)
+    if key in trees.held or key in trees.local.held:
+        return False
+    if synced is None or remote is None or local is None:
+        return False
+    return _same_remotely(synced, remote) and _same_locally(synced, local)
+
+
+def _same_remotely(synced: SyncedNode, remote: RemoteNode) -> bool:
+    return (
+        not remote.deleted
+        and remote.parent_id == synced.parent_id
+        and remote.name == synced.name
+        and remote.version_id == synced.version_id
+        and remote.content_hash == synced.content_hash
+        and remote.symlink_target == synced.symlink_target
+        and remote.mtime_ns == synced.mtime_ns
+        and remote.executable == synced.executable
+    )
+
+
+def _same_locally(synced: SyncedNode, local: LocalNode) -> bool:
+    entry = local.entry
+    if entry.trouble is not None or local.parent_key != synced.parent_id or entry.name != synced.name:
+        return False
+    if synced.kind is Kind.FOLDER:
+        return True
+    if synced.kind is Kind.SYMLINK:
+        return entry.symlink_target == synced.symlink_target
+    return (
+        synced.stat is not None
+        and entry.content_hash == synced.content_hash
+        and entry.stat.mtime_ns == synced.stat.mtime_ns
+        and entry.stat.executable == synced.stat.executable
+    )
