@@ -26,6 +26,8 @@ class Bind:
 
     node: RemoteNode
     entry: LocalEntry
+    replaces: str | None = None
+    """Folders: the deleted node that the entry was until now; what is in it stays in it."""
 
 
 @dataclass(frozen=True, slots=True)

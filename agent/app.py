@@ -116,10 +116,12 @@ async def _watch(parts: Parts, engine: Engine, folder: Path) -> None:
 
 async def _listen(parts: Parts, engine: Engine) -> None:
     """Hand on pushes; a device that is no longer let in shows at the next call of the engine."""
-    with suppress(UnauthenticatedError):
-        async for push in pushes(parts.api, parts.settings, lambda: engine.feed.cursor):
-            engine.pushed(push)
-    engine.feed_due()
+    while True:
+        with suppress(UnauthenticatedError):
+            async for push in pushes(parts.api, parts.settings, lambda: engine.feed.cursor):
+                engine.pushed(push)
+        engine.feed_due()
+        await asyncio.sleep(parts.settings.push_retry_cap)
 
 
 def _show_progress(parts: Parts, on_progress: OnProgress) -> None:

@@ -8,8 +8,9 @@ above it, names on who is in the folder.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
-from agent.identity import LocalNode, LocalTree
+from agent.identity import LocalNode
 from agent.merge import Trees
 from agent.model import Kind, RemoteNode, SyncedNode
 
@@ -22,10 +23,10 @@ def focused(trees: Trees) -> Trees:
     return Trees(
         trees.root_id,
         {key: node for key, node in trees.remote.items() if key in kept},
-        LocalTree(
-            trees.root_id,
-            {key: node for key, node in trees.local.nodes.items() if key in kept},
-            frozenset(key for key in trees.local.held if key in kept),
+        replace(
+            trees.local,
+            nodes={key: node for key, node in trees.local.nodes.items() if key in kept},
+            held=trees.local.held & kept,
         ),
         {key: node for key, node in trees.synced.items() if key in kept},
         {key: reason for key, reason in trees.held.items() if key in kept},
@@ -150,13 +151,15 @@ def _same_locally(synced: SyncedNode, local: LocalNode) -> bool:
     entry = local.entry
     if entry.trouble is not None or local.parent_key != synced.parent_id or entry.name != synced.name:
         return False
+    if synced.stat is None or entry.stat.ino != synced.stat.ino or entry.stat.dev != synced.stat.dev:
+        return False
     if synced.kind is Kind.FOLDER:
-        return True
+        return entry.stat.birth_ns == synced.stat.birth_ns
     if synced.kind is Kind.SYMLINK:
         return entry.symlink_target == synced.symlink_target
     return (
-        synced.stat is not None
-        and entry.content_hash == synced.content_hash
+        entry.content_hash == synced.content_hash
+        and entry.stat.birth_ns == synced.stat.birth_ns
         and entry.stat.mtime_ns == synced.stat.mtime_ns
         and entry.stat.executable == synced.stat.executable
     )

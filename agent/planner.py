@@ -208,10 +208,17 @@ class _Planner:
         """Return the binding when one is on the server only, the other on disk only, and both alike."""
         fates = self._merge.fates
         pair = {fates[winner]: winner, fates[loser]: loser}
+        if set(pair) == {Fate.FETCH, Fate.RECREATE}:
+            return self._recreated(pair[Fate.FETCH], pair[Fate.RECREATE])
         if set(pair) != {Fate.FETCH, Fate.NEW}:
             return None
         remote, entry = self._trees.remote[pair[Fate.FETCH]], self._local[pair[Fate.NEW]].entry
         return Bind(remote, entry) if _alike(remote, entry) else None
+
+    def _recreated(self, there: str, here: str) -> Bind | None:
+        """A folder that was to be made anew is there already: another device did, or a lost answer."""
+        remote, entry = self._trees.remote[there], self._local[here].entry
+        return Bind(remote, entry, replaces=here) if remote.kind is Kind.FOLDER else None
 
     def _give_way(self, loser: str) -> list[Action]:
         """Rename what has the weaker claim."""
@@ -401,7 +408,10 @@ class _Planner:
         """Whether it is not where it shall be on the server, though the folder for it is there."""
         if self._merge.is_there_remotely(key):
             return False
-        return self._merge.standing(self._merge.places[key].parent) is Standing.LIVE
+        live = Standing.LIVE
+        return (
+            self._merge.standing(key) is live or self._merge.standing(self._merge.places[key].parent) is live
+        )
 
     def _fold(self, place: Place) -> Slot:
         return place.parent, self._rules.fold(place.name)

@@ -26,6 +26,7 @@ from libs.contracts.paths import STATE_FOLDER
 from libs.runtime.logs import get_logger
 
 _LINUX: Final = sys.platform.startswith("linux")
+_MISSING: Final = {errno.ENOENT, errno.ENOTDIR}
 
 if sys.platform.startswith("linux"):
     from watchdog.observers.inotify_c import (
@@ -45,6 +46,10 @@ class WatchLimitError(Exception):
     """The system refuses to watch some or all folders: hints would be incomplete, so poll."""
 
 
+class WatchLostError(Exception):
+    """The root is not there, or was unmounted, deleted or moved: watch what comes in its place anew."""
+
+
 class _Source(Protocol):
     """Where events come from."""
 
@@ -60,6 +65,8 @@ class Watcher:
 
     `start` and `next` raise `WatchLimitError` as soon as the system refuses to watch a folder
     (`limited` says why): from then on hints are incomplete and only scanning by the clock helps.
+    They raise `WatchLostError` when the root is gone, for good: what is mounted or made there
+    later needs a new watcher, and a full scan.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class Watcher:
         self._quiet = quiet
         self._longest = longest
         self._source: _Source | None = None
+        self._ended = False
         self.limited: Trouble | None = None
 
     async def __aenter__(self) -> Self:
@@ -89,12 +97,14 @@ class Watcher:
         """Begin to watch. What changed before it returns may have given no hint: scan afterwards."""
         try:
             await asyncio.to_thread(self._start)
-            self._check_limit()
+            self._check()
         except BaseException:
             await self.stop()
             raise
 
-    def _check_limit(self) -> None:
+    def _check(self) -> None:
+        if self._ended:
+            raise WatchLostError("The synced folder was unmounted, deleted or moved")
         if self.limited is not None:
             raise WatchLimitError(self.limited.detail)
 
@@ -117,7 +127,7 @@ class Watcher:
         A file that is being written to is waited for, as long as all of it stays within the
         longest delay.
         """
-        self._check_limit()
+        self._check()
         try:
             async with asyncio.timeout(timeout):
                 await self._inbox.wait()
@@ -126,7 +136,7 @@ class Watcher:
         # Every event moves the time to wait for, so there is nothing else to wait on.
         while (left := self._inbox.due(self._quiet, self._longest) - time.monotonic()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(left)
-        self._check_limit()
+        self._check()
         return self._inbox.fetch()
 
     def changed(self, raw: str | bytes, *, open_still: bool = False) -> None:
@@ -142,8 +152,16 @@ class Watcher:
         """Take from the source that it has lost events."""
         self._inbox.everything()
 
+    def ended(self) -> None:
+        """Take from the source that the root is no longer there to be watched."""
+        self._ended = True
+        self._inbox.everything()
+
     def refused(self, error: OSError) -> None:
         """Take from the source that it cannot watch something."""
+        if error.errno in _MISSING:
+            self.ended()
+            return
         if self.limited is not None:
             return
         self.limited = Trouble("watch_limit", _explain(error))
@@ -187,6 +205,9 @@ class _Observed(FileSystemEventHandler):
             return
         if event.is_directory and event.event_type == "modified":
             return
+        if event.event_type in {"deleted", "moved"} and os.fsdecode(event.src_path) == self._root:
+            self._watcher.ended()
+            return
         for path in (event.src_path, event.dest_path):
             if path:
                 self._watcher.changed(path)
@@ -208,7 +229,7 @@ if sys.platform.startswith("linux"):
         | In.IN_EXCL_UNLINK
     )
     _LIMITS: Final = {errno.ENOSPC, errno.EMFILE, errno.ENOMEM}
-    _SELF: Final = In.IN_DELETE_SELF | In.IN_MOVE_SELF | In.IN_UNMOUNT | In.IN_ATTRIB
+    _GONE: Final = In.IN_DELETE_SELF | In.IN_MOVE_SELF | In.IN_UNMOUNT
 
     class _Inotify(WatchCallback):
         """One watch for each folder below the root, the agent's own left out.
@@ -224,6 +245,7 @@ if sys.platform.startswith("linux"):
             self._reader = InotifyFD()
             self._ids = count()
             self._lock = threading.Lock()
+            self._stopped = False
             self._watches: dict[WatchDescriptor, tuple[bytes, CallbackId]] = {}
             self._folders: dict[bytes, WatchDescriptor] = {}
 
@@ -232,6 +254,7 @@ if sys.platform.startswith("linux"):
             self._watch_below(self._root)
 
         def stop(self) -> None:
+            self._stopped = True
             self._reader.stop()
             self._reader.join()
 
@@ -252,15 +275,17 @@ if sys.platform.startswith("linux"):
         @override
         def on_watch_deleted(self, wd: WatchDescriptor) -> None:
             with self._lock:
+                folder, _ = self._watches.get(wd, (b"", None))
                 self._drop(wd)
+            if folder == self._root and not self._stopped:
+                self._watcher.ended()
 
         def _handle(self, event: InotifyEvent) -> None:
             known = self._watches.get(event.wd)
             if known is None:
                 return
             if not event.name:
-                if event.mask & (_SELF if known[0] == self._root else In.IN_UNMOUNT):
-                    self._watcher.lost()
+                self._handle_self(event, is_root=known[0] == self._root)
                 return
             path = known[0] + b"/" + event.name
             if path == self._own:
@@ -268,6 +293,13 @@ if sys.platform.startswith("linux"):
             if event.is_directory:
                 self._follow(event, path)
             self._watcher.changed(path, open_still=event.is_modify)
+
+        def _handle_self(self, event: InotifyEvent, *, is_root: bool) -> None:
+            """Take an event about a watched folder itself; other than the root's its parent reports."""
+            if is_root and event.mask & _GONE:
+                self._watcher.ended()
+            elif event.mask & In.IN_UNMOUNT or (is_root and event.is_attrib):
+                self._watcher.lost()
 
         def _follow(self, event: InotifyEvent, folder: bytes) -> None:
             if not event.is_attrib:

@@ -2,7 +2,8 @@
 
 All paths are relative to the root and resolved component by component without following links.
 Every step that destroys carries what it expects and finds out whether it was right before it is
-too late to go back. Methods block; they are called in threads and keep no state between calls.
+too late to go back. Methods block; they are called in threads and keep no state between calls,
+except for which temporary files are in use.
 """
 
 from agent.disk.changes import Changes, Ready

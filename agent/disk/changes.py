@@ -41,7 +41,7 @@ class Changes(Reads):
         `expect` may be a file or a link. Whatever else is found there at that moment stays, or
         is kept beside under a name of `keep_name`, and `MismatchError` (or `BlockedError`
         "in_use", when a program has the file open for writing) is raised; the temporary file
-        then has its name again.
+        then has its name again. While `new_temp` has it open: `BlockedError` "in_use", untouched.
         """
         with self.root.place(path) as slot, self._withdrawn(ready.name) as private:
             fd = os.open(private.name, _STAGED, dir_fd=private.fd)
@@ -146,7 +146,7 @@ class Changes(Reads):
 
         It gets its name back when the body fails and it is still there, not the user's.
         """
-        with self.root.state(TMP) as tmp:
+        with self._claimed(name), self.root.state(TMP) as tmp:
             temp, private = Place(tmp, name), Place(tmp, private_name())
             rename(temp, private)
             made = look(private)

@@ -96,9 +96,10 @@ class Temps(Rooted):
         """Open the temporary file for a download; what an earlier try left in it is still there.
 
         It stays when the body ends: `install` takes it by its name, or `discard_temp` drops it.
+        Raises `BlockedError` "in_use" while it is open already or being installed.
         """
         name = self.temp_name(node_id, version_id)
-        with translated(name), self.root.state(TMP) as tmp:
+        with self._claimed(name), translated(name), self.root.state(TMP) as tmp:
             fd = os.open(name, _NEW, 0o600, dir_fd=tmp)
             try:
                 if kind_of(os.fstat(fd).st_mode) is not LocalKind.FILE or os.fstat(fd).st_nlink != 1:

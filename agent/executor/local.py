@@ -44,7 +44,11 @@ def _remember(work: Work, action: StateAction, entries: dict[str, LocalEntry]) -
         case Bind():
             entry = entries[action.entry.path]
             work.state.put_local([entry])
-            work.state.put_synced([agreed(action.node, entry)])
+            made = agreed(action.node, entry)
+            if action.replaces is not None:
+                work.state.rebind_folder(action.replaces, made)
+            else:
+                work.state.put_synced([made])
             work.done(action.entry.path)
     work.progressed = True
 

@@ -1,7 +1,9 @@
 """Which known paths are gone. Only positive evidence counts, and only in a folder that is the same."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import Final
 
 from agent.disk import Disk, DiskError
 from agent.disk.root import names_in
@@ -9,7 +11,7 @@ from agent.model import LocalEntry, LocalKind, Trouble
 from agent.scanner.judge import Known
 from agent.scanner.walk import Ignored, Walk, is_absent
 
-_ELSEWHERE = Trouble("unmounted", "The disk that was mounted here is not there, or another one is")
+ELSEWHERE: Final = Trouble("unmounted", "The disk that was mounted here is not there, or another one is")
 _FEW = 8
 _TRIES = 3
 
@@ -23,8 +25,7 @@ class Absence:
         self._walk = walk
         self._ignored = ignored
         self._excused: set[str] = set()
-        self._home: int | None = None
-        self._known_home: int | None = None
+        self._elsewhere: dict[str, bool] = {}
 
     def settle(self, candidates: Iterable[str]) -> None:
         """Put into `gone` what is gone; what turns out to be there is walked after all."""
@@ -66,9 +67,8 @@ class Absence:
         result = self._walk.result
         try:
             found = self._disk.look(path)
-            if found is None and self._is_another_disk(path):
-                result.opaque.add(path.rpartition("/")[0])
-                result.problems[path] = _ELSEWHERE
+            if found is None and (mount := self._mount_above(path)) is not None:
+                self._hold(mount)
                 self._excused.add(path)
                 return False
             spelt_otherwise = found is not None and self._is_other_spelling(found)
@@ -96,26 +96,68 @@ class Absence:
         with self._disk.root.folder(found.parent) as fd:
             return found.name not in names_in(fd)
 
-    def _is_another_disk(self, path: str) -> bool:
-        """Say whether the folder that `path` was in lies on another disk than it did.
+    def _mount_above(self, path: str) -> str | None:
+        """Return the topmost folder above `path` that lies on another disk than it did."""
+        for folder in ancestors(path):
+            if folder not in self._elsewhere:
+                self._elsewhere[folder] = self._is_another_disk(folder)
+            if self._elsewhere[folder]:
+                return folder
+        return None
 
-        Device numbers may change when the machine starts, so what counts is whether the folder
-        lies on the root's own disk: it did and does not, or it did not and does.
+    def _hold(self, mount: str) -> None:
+        """Leave a folder as it was known, device number and all, and whatever is in it now alone.
+
+        So every later scan finds the same, until the disk is back: then a walk enters the folder
+        without trouble.
         """
-        parent = path.rpartition("/")[0]
-        known = self._known.get(parent)
-        now = self._disk.lstat(parent) if known is not None else None
-        if known is None or now is None or known.stat.dev == now.dev:
+        result = self._walk.result
+        for found in (result.entries, result.problems):
+            for path in list(below(found, {mount})):
+                del found[path]
+        result.entries[mount] = replace(self._known[mount], trouble=ELSEWHERE)
+        result.problems[mount] = ELSEWHERE
+        result.opaque.add(mount)
+
+    def _is_another_disk(self, folder: str) -> bool:
+        """Say whether a folder lay on the root's own disk and does not, or the other way round."""
+        known = self._known.get(folder)
+        now = self._disk.look(folder) if known is not None else None
+        if known is None or now is None or now.kind is not LocalKind.FOLDER:
             return False
-        self._home = self._disk.device() if self._home is None else self._home
-        if self._known_home is None:
-            tops = Counter(entry.stat.dev for entry in self._known.values() if "/" not in entry.path)
-            self._known_home = tops.most_common(1)[0][0]
-        return (known.stat.dev == self._known_home) != (now.dev == self._home)
+        return (known.stat.dev in self._homes) != (now.stat.dev == self._home)
+
+    @cached_property
+    def _home(self) -> int:
+        return self._disk.device()
+
+    @cached_property
+    def _homes(self) -> set[int]:
+        """The device numbers that the root's own disk had when its entries were recorded.
+
+        Numbers may change when the machine starts: entries that are plainly the same tell. Where
+        inodes change too (FAT, some network disks), files of the same size and time do, unless
+        the number of today was known before.
+        """
+        met = [(self._known[e.path], e) for e in self._met_at_home() if e.path in self._known]
+        if same := {was.stat.dev for was, now in met if was.stat.ino == now.stat.ino and _alike(was, now)}:
+            return same
+        if any(entry.stat.dev == self._home for entry in self._known.values()):
+            return {self._home}
+        alike = {was.stat.dev for was, now in met if was.kind is LocalKind.FILE and _alike(was, now)}
+        return alike or {self._home}
+
+    def _met_at_home(self) -> Iterator[LocalEntry]:
+        found = self._walk.result.entries.values()
+        return (entry for entry in found if entry.trouble is None and entry.stat.dev == self._home)
 
 
-def below(known: Known, folders: set[str]) -> Iterator[str]:
-    """Yield the known paths that lie below any of `folders`."""
+def _alike(one: LocalEntry, other: LocalEntry) -> bool:
+    return (one.kind, one.stat.size, one.stat.mtime_ns) == (other.kind, other.stat.size, other.stat.mtime_ns)
+
+
+def below(known: Iterable[str], folders: set[str]) -> Iterator[str]:
+    """Yield the paths that lie below any of `folders`."""
     if not folders:
         return
     if len(folders) <= _FEW:

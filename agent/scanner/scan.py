@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from agent.disk import Disk, DiskError
 from agent.model import LocalEntry, LocalKind, Trouble
-from agent.scanner.absence import Absence, ancestors, below
+from agent.scanner.absence import ELSEWHERE, Absence, ancestors, below
 from agent.scanner.hashing import Hashed, hash_files
 from agent.scanner.judge import CHANGING, SETTLE_SECONDS, Judge, Known, settled
 from agent.scanner.result import ScanResult
@@ -91,19 +91,25 @@ class _Partial:
             self._walk.result.recheck.add(path)
 
     def _scope(self, path: str) -> str | None:
-        """Return the path to look at for a dirty one: itself, or the topmost unknown folder above."""
+        """Return the path to look at for a dirty one: itself, or the topmost folder above it to walk.
+
+        That is one that is not known, or whose disk was not there.
+        """
         for above in [*ancestors(path), path]:
             if above in self._done or above == STATE_FOLDER:
                 return None
             if above != path and (self._ignored(above, True) or self._is_left_out(above)):
                 return None
-            if above not in self._known:
+            if above not in self._known or self._trouble(above) == ELSEWHERE.code:
                 return above
         return path
 
     def _is_left_out(self, folder: str) -> bool:
-        known = self._known.get(folder)
-        return known is not None and known.trouble is not None and known.trouble.code in _LEFT_OUT
+        return self._trouble(folder) in _LEFT_OUT
+
+    def _trouble(self, path: str) -> str | None:
+        known = self._known.get(path)
+        return None if known is None or known.trouble is None else known.trouble.code
 
 
 _LEFT_OUT = {"invalid_name", "name_collision"}

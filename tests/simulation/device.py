@@ -12,6 +12,7 @@ from functools import singledispatchmethod
 
 from agent import actions as act
 from agent.actions import Action, Plan
+from agent.focus import focused
 from agent.identity import identify
 from agent.merge import Trees
 from agent.model import Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
@@ -85,6 +86,9 @@ class Device:
         tree = identify(seen, self.memory.synced, ROOT, opaque)
         trees = Trees(ROOT, self.memory.remote, tree, self.memory.synced, self._held())
         found = plan(trees, self.rules, self.suspended)
+        part = plan(focused(trees), self.rules, self.suspended)
+        assert set(part.actions) == set(found.actions), f"focus lost {set(part.actions) ^ set(found.actions)}"
+        assert part.troubles == found.troubles, f"focus lost a reason: {part.troubles}, {found.troubles}"
         self.troubles = found.troubles
         return found
 
@@ -209,6 +213,8 @@ class Device:
         yield
         self._expect(action.entry)
         self._record(action.node, self.disk.look(action.entry.path))
+        if action.replaces is not None:
+            self._rebind_children(action.replaces, action.node.id)
 
     def _set_attributes(self, node: RemoteNode, path: str) -> None:
         if node.kind is not Kind.FILE:

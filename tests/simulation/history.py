@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from agent.model import LocalKind
-from tests.simulation.device import Device, Habits
+from tests.simulation.device import Habits
 from tests.simulation.disk import DiskKind, join, name_of, parent_of
-from tests.simulation.server import ROOT
 from tests.simulation.world import User, World, restore, restore_version
 
 NAMES = ("a", "b", "c", "d.txt", "A", "B", "\u00e9", "e\u0301", "ign")

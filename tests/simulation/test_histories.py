@@ -91,7 +91,7 @@ def test_one_user_at_a_time_makes_no_conflict_and_moves_carry_no_bytes(block: ra
         for number, step in enumerate(history.steps):
             try:
                 _check_calm_step(world, step)
-            except Exception as error:  # any error at all is the finding
+            except Exception as error:  # noqa: BLE001 - any error at all is the finding
                 played = replace(history, steps=history.steps[: number + 1])
                 test = "tests/simulation/test_histories.py"
                 pytest.fail(f"seed {seed}: {error!r}\n{describe(played)}\n{seeds.again(seed, test)}")

@@ -29,7 +29,8 @@ def _check(device: Device) -> None:
     agreed = {node.content_hash for node in device.memory.synced.values()}
     assert first == device.plan(), "the plan is not determined by the trees"
     device.run()
-    check_converged(device)
+    # Attributes are judged against what the disk read back, which arbitrary memory has wrong.
+    check_converged(device, attributes=False)
     assert not device.troubles
     kept = {content for contents in server.versions.values() for content in contents}
     # What was agreed on has been on the server once: it may go as the server says.
@@ -44,7 +45,7 @@ def test_any_three_trees_converge_without_loss(block: range) -> None:
     for seed, rng in seeds.generators(block):
         try:
             _check(random_device(rng))
-        except Exception as error:  # any error at all is the finding
+        except Exception as error:  # noqa: BLE001 - any error at all is the finding
             pytest.fail(f"seed {seed}: {error!r}\n{seeds.again(seed, TEST)}")
 
 
@@ -73,5 +74,5 @@ def test_trees_that_no_server_has_are_planned_without_an_error(block: range) -> 
         try:
             trees = _wild_trees(rng)
             assert plan(trees, rules) == plan(trees, rules)
-        except Exception as error:  # any error at all is the finding
+        except Exception as error:  # noqa: BLE001 - any error at all is the finding
             pytest.fail(f"seed {seed}: {error!r}\n{seeds.again(seed, TEST)}")

@@ -75,7 +75,9 @@ def random_synced(rng: random.Random, server: Server, disk: Disk) -> dict[str, S
     """Rows about some nodes of the server and about unknown ones; each in a tree of its own."""
     synced: dict[str, SyncedNode] = {}
     known = [row for row in server.rows.values() if rng.random() < 0.7]
-    unknown = [RemoteNode(f"{0xF000 + n:024x}", ROOT, "", rng.choice(KINDS), 0) for n in range(rng.randrange(3))]
+    unknown = [
+        RemoteNode(f"{0xF000 + n:024x}", ROOT, "", rng.choice(KINDS), 0) for n in range(rng.randrange(3))
+    ]
     for row in (*known, *unknown):
         parents = [ROOT, *(n.id for n in synced.values() if n.kind is Kind.FOLDER)]
         keeps = row.name and row.parent_id in parents and rng.random() < 0.7

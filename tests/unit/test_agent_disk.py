@@ -5,6 +5,7 @@ import hashlib
 import os
 import stat as modes
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -21,7 +22,9 @@ from agent.disk import (
     Ready,
     RootKind,
     VanishedError,
+    changes,
     native,
+    rename,
 )
 from agent.disk.native import UnsupportedError
 from agent.model import LocalEntry, LocalKind
@@ -244,6 +247,46 @@ def test_a_partial_download_is_found_again(disk: Disk) -> None:
         os.write(temp.fd, b"first part")
     with disk.new_temp(NODE, VERSION) as temp:
         assert os.read(temp.fd, 100) == b"first part"
+
+
+def test_a_partial_download_is_open_to_one_writer_at_a_time(disk: Disk) -> None:
+    with disk.new_temp(NODE, VERSION), disk.new_temp(NODE, "c" * 24):
+        with pytest.raises(BlockedError) as caught, disk.new_temp(NODE, VERSION):
+            pytest.fail("opened twice")
+        assert caught.value.code == "in_use"
+    with pytest.raises(ZeroDivisionError), disk.new_temp(NODE, VERSION):
+        raise ZeroDivisionError
+    with disk.new_temp(NODE, VERSION):
+        pass
+
+
+def test_a_download_that_is_still_open_is_not_installed(disk: Disk, root: Path) -> None:
+    ready = downloaded(disk, b"whole")
+    with disk.new_temp(NODE, VERSION):
+        with pytest.raises(BlockedError) as caught:
+            disk.install(ready, "f", expect=None)
+        assert caught.value.code == "in_use"
+        assert [left.name for left in disk.leftover_temps()] == [ready.name]
+    disk.install(ready, "f", expect=None)
+    assert (root / "f").read_bytes() == b"whole"
+
+
+def test_a_download_that_is_being_installed_is_not_opened(disk: Disk, root: Path) -> None:
+    ready, real = downloaded(disk, b"whole"), rename.rename
+    refused: list[str] = []
+
+    def another_task_comes(*places: native.Place) -> None:
+        with suppress(BlockedError), disk.new_temp(NODE, VERSION):
+            pytest.fail("opened while it is installed")
+        refused.append(ready.name)
+        real(*places)
+
+    with patch.object(changes, "rename", another_task_comes):
+        disk.install(ready, "f", expect=None)
+    assert refused
+    assert (root / "f").read_bytes() == b"whole"
+    with disk.new_temp(NODE, VERSION) as temp:
+        assert os.fstat(temp.fd).st_size == 0
 
 
 @pytest.mark.parametrize("evil", ["../x", "a/b", "\0", "swap.1"])

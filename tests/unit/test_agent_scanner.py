@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -374,9 +375,172 @@ def test_a_disk_that_is_mounted_or_unmounted_inside_deletes_nothing(
     assert "unmounted" in {trouble.code for trouble in found.problems.values()}
 
 
-def _on_device(entry: LocalEntry, device: int) -> LocalEntry:
-    from dataclasses import replace  # noqa: PLC0415
+M_FILES = ("m/f", "m/sub/g")
 
+
+@pytest.fixture(params=["among others", "alone"])
+def mounted(request: pytest.FixtureRequest, disk: Disk, root: Path) -> Iterator["Mount"]:
+    """The folder `m` on another disk, alone in the root or not."""
+    for path in M_FILES:
+        write(root / path)
+    if request.param == "among others":
+        write(root / "a/f")
+    mount = Mount(root)
+    with mount.active():
+        mount.known = look(disk, {}).entries
+        yield mount
+
+
+class Mount:
+    """Lets `m` seem to lie on another disk, and can put that away and bring it back."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.away = root.with_name("the disk")
+        self.number = root.stat().st_dev + 1
+        self.inodes: set[int] = set()
+        self.known: dict[str, LocalEntry] = {}
+
+    def unmount(self) -> None:
+        (self.root / "m").rename(self.away)
+        (self.root / "m").mkdir()
+
+    def mount(self) -> None:
+        shutil.rmtree(self.root / "m")
+        self.away.rename(self.root / "m")
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        self.inodes = {path.stat().st_ino for path in [self.root / "m", *(self.root / "m").rglob("*")]}
+
+        def told(real: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+            def call(what: Any, **options: Any) -> os.stat_result:
+                found = real(what, **options)
+                return self._moved(found) if found.st_ino in self.inodes else found
+
+            return call
+
+        with patch.object(os, "stat", told(os.stat)), patch.object(os, "fstat", told(os.fstat)):
+            yield
+
+    def _moved(self, found: os.stat_result) -> os.stat_result:
+        named = ("st_atime", "st_mtime", "st_ctime", "st_atime_ns", "st_mtime_ns", "st_ctime_ns")
+        return os.stat_result(
+            (*found[:2], self.number, *found[3:10]), {name: getattr(found, name) for name in named}
+        )
+
+
+@pytest.mark.parametrize(
+    "scopes",
+    [[None] * 4, [{"m/f"}] * 3, [{"m"}, None, {"m/sub/g"}], [{"m/sub/g"}, {"m/f"}, None]],
+    ids=["full", "partial", "mixed", "below first"],
+)
+def test_an_unmounted_disk_deletes_nothing_however_often_it_is_looked_for(
+    disk: Disk, mounted: Mount, scopes: list[set[str] | None]
+) -> None:
+    known = mounted.known
+    mounted.unmount()
+    for dirty in scopes:
+        found = look(disk, known, dirty)
+        assert not found.gone
+        assert found.problems["m"].code == "unmounted"
+        assert "m" in found.opaque
+        known = merged(known, found)
+        assert set(known) == set(mounted.known)
+        assert known["m"].stat == mounted.known["m"].stat
+    mounted.mount()
+    for dirty in (scopes[-1], None):
+        found = look(disk, known, dirty)
+        assert not found.gone
+        assert not found.problems
+        known = merged(known, found)
+    assert known.keys() == mounted.known.keys()
+    assert all(known[path] is mounted.known[path] for path in M_FILES)
+    assert known["m"].stat.dev == mounted.number
+
+
+def test_once_the_disk_is_back_what_was_deleted_on_it_is_gone(disk: Disk, root: Path, mounted: Mount) -> None:
+    mounted.unmount()
+    known = merged(mounted.known, look(disk, mounted.known))
+    mounted.mount()
+    (root / "m/f").unlink()
+    assert look(disk, known).gone == {"m/f"}
+
+
+def test_what_lies_under_a_missing_disk_is_left_alone(disk: Disk, root: Path, mounted: Mount) -> None:
+    known = mounted.known
+    mounted.unmount()
+    write(root / "m/sub/new")
+    for dirty in (None, {"m/sub/new"}, None):
+        found = look(disk, known, dirty)
+        assert not found.gone
+        assert found.hashed == 0
+        known = merged(known, found)
+        assert set(known) == set(mounted.known)
+    assert known["m"].trouble is not None
+
+
+def test_a_disk_mounted_over_known_files_hides_them_until_it_is_gone_again(disk: Disk, root: Path) -> None:
+    write(root / "a/f")
+    write(root / "m/f")
+    known = first = dict(look(disk, {}).entries)
+    (root / "m").rename(root.with_name("hidden"))
+    write(root / "m/other")
+    with Mount(root).active():
+        for _ in range(3):
+            found = look(disk, known)
+            assert not found.gone
+            assert found.problems["m"].code == "unmounted"
+            known = merged(known, found)
+            assert set(known) == set(first)
+    shutil.rmtree(root / "m")
+    root.with_name("hidden").rename(root / "m")
+    found = look(disk, known)
+    assert not found.gone | set(found.problems)
+    assert {path: e.content_hash for path, e in merged(known, found).items()} == {
+        path: e.content_hash for path, e in first.items()
+    }
+
+
+def test_a_mount_point_that_is_deleted_is_gone(disk: Disk, root: Path, mounted: Mount) -> None:
+    mounted.unmount()
+    known = merged(mounted.known, look(disk, mounted.known))
+    (root / "m").rmdir()
+    assert look(disk, known).gone == {"m", "m/f", "m/sub", "m/sub/g"}
+
+
+def test_a_missing_disk_whose_number_the_root_took_at_a_restart_deletes_nothing(
+    disk: Disk, root: Path
+) -> None:
+    write(root / "a/f")
+    write(root / "m/f")
+    home = disk.device()
+    known = {
+        path: _on_device(entry, home if path[0] == "m" else home + 7)
+        for path, entry in look(disk, {}).entries.items()
+    }
+    known["m"] = _with_inode(known["m"], 2)
+    shutil.rmtree(root / "m")
+    (root / "m").mkdir()
+    found = look(disk, known)
+    assert not found.gone
+    assert found.problems["m"].code == "unmounted"
+
+
+def test_numbers_and_inodes_that_all_changed_are_no_obstacle(disk: Disk, root: Path) -> None:
+    write(root / "d/f")
+    write(root / "d/g")
+    found = look(disk, {}).entries
+    known = {p: _with_inode(_on_device(e, e.stat.dev + 7), e.stat.ino + 1000) for p, e in found.items()}
+    (root / "d/f").unlink()
+    assert look(disk, known).gone == {"d/f"}
+
+
+def _with_inode(entry: LocalEntry, inode: int) -> LocalEntry:
+    return replace(entry, stat=replace(entry.stat, ino=inode))
+
+
+def _on_device(entry: LocalEntry, device: int) -> LocalEntry:
     return replace(entry, stat=replace(entry.stat, dev=device))
 
 

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import shutil
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,7 +13,7 @@ from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, Inotify
 
 from agent import watcher as module
 from agent.hints import Hint, Inbox
-from agent.watcher import Watcher, WatchLimitError
+from agent.watcher import Watcher, WatchLimitError, WatchLostError
 
 DEADLINE = 10.0
 
@@ -119,9 +119,60 @@ async def test_an_overflow_of_the_kernels_queue_asks_for_a_full_scan(watcher: Wa
     await hinted(watcher, "missed/f")
 
 
-async def test_a_root_that_goes_away_asks_for_a_full_scan(watcher: Watcher, root: Path) -> None:
-    root.rename(root.with_name("away"))
+@pytest.mark.parametrize("goes", [shutil.rmtree, lambda root: root.rename(root.with_name("away"))])
+async def test_a_root_that_goes_away_ends_the_watch_and_a_new_one_sees_what_comes(
+    watcher: Watcher, root: Path, goes: Callable[[Path], object]
+) -> None:
+    goes(root)
+    with pytest.raises(WatchLostError):
+        await _next_that_raises(watcher)
+    root.mkdir()
+    with pytest.raises(WatchLostError):
+        await watcher.next(0)
+    async with Watcher(root) as anew:
+        (root / "f").write_text("x")
+        await hinted(anew, "f")
+
+
+async def _next_that_raises(watcher: Watcher) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            await watcher.next()
+
+
+@pytest.mark.parametrize("mask", [InotifyConstants.IN_UNMOUNT, InotifyConstants.IN_IGNORED])
+async def test_an_unmounted_root_ends_the_watch(watcher: Watcher, root: Path, mask: int) -> None:
+    source = watcher._source
+    assert isinstance(source, module._Inotify)
+    wd = source._folders[bytes(root)]
+    source._reader.handle_event(InotifyEvent(wd, Mask(mask), 0, b""))
+    with pytest.raises(WatchLostError):
+        await watcher.next(DEADLINE)
+
+
+async def test_a_disk_unmounted_below_the_root_asks_for_a_full_scan(watcher: Watcher, root: Path) -> None:
+    source = watcher._source
+    assert isinstance(source, module._Inotify)
+    wd = source._folders[bytes(root / "old")]
+    source._reader.handle_event(InotifyEvent(wd, Mask(InotifyConstants.IN_UNMOUNT), 0, b""))
     assert (await watcher.next(DEADLINE)).overflow
+
+
+async def test_a_root_that_is_not_there_cannot_be_watched(root: Path) -> None:
+    with pytest.raises(WatchLostError):
+        await Watcher(root / "missing").start()
+
+
+async def test_a_changed_mode_of_the_root_asks_for_a_full_scan(watcher: Watcher, root: Path) -> None:
+    root.chmod(0o750)
+    assert (await watcher.next(DEADLINE)).overflow
+
+
+async def test_stopping_is_no_loss_of_the_root(root: Path) -> None:
+    watcher = Watcher(root)
+    await watcher.start()
+    await watcher.stop()
+    assert not await watcher.next(0)
 
 
 async def test_a_handler_that_fails_asks_for_a_full_scan(watcher: Watcher, root: Path) -> None:
