@@ -25,7 +25,7 @@ from agent.settings import Settings, read_choices
 from agent.state import Problem, State, StateDamagedError, StateTooNewError, Summary, read_summary
 from agent.status import AgentStatus, PathProblem, SyncReport
 from agent.transfer import open_transfer
-from agent.watcher import Watcher, WatchLimitError
+from agent.watcher import Watcher, WatchLimitError, WatchLostError
 from libs.contracts.errors import LockstepError, UnauthenticatedError
 from libs.contracts.ids import new_id
 from libs.runtime.logs import get_logger
@@ -104,14 +104,25 @@ async def run_agent(
 async def _watch(parts: Parts, engine: Engine, folder: Path) -> None:
     """Hand on what the watcher sees; without one, look at everything again and again."""
     try:
-        async with Watcher(folder) as watcher:
-            engine.touch_all()  # what changed before the watches stood
-            while True:
-                hint = await watcher.next()
-                engine.touch(None if hint.overflow else set(hint.paths))
+        while True:
+            with suppress(WatchLostError):
+                await _follow(engine, folder)
+            log.warning("the synced folder went away; it is watched again when it is back")
+            while not await asyncio.to_thread(folder.is_dir):
+                engine.touch_all()
+                await asyncio.sleep(parts.settings.unwatched_seconds)
     except WatchLimitError as error:
         log.warning("polling: the system's limit of watches is reached", detail=str(error))
         await engine.every(parts.settings.unwatched_seconds, engine.touch_all)
+
+
+async def _follow(engine: Engine, folder: Path) -> None:
+    """Hand on hints until the folder goes away. Raises `WatchLostError`, `WatchLimitError`."""
+    async with Watcher(folder) as watcher:
+        engine.touch_all()  # what changed before the watches stood
+        while True:
+            hint = await watcher.next()
+            engine.touch(None if hint.overflow else set(hint.paths))
 
 
 async def _listen(parts: Parts, engine: Engine) -> None:
