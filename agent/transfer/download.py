@@ -143,7 +143,13 @@ async def _append(target: _Target, piece: bytes) -> None:
 
 
 async def _blocking(call: Any, *args: Any) -> None:
-    await asyncio.to_thread(_guarded, call, *args)
+    """Call in a thread; a cancelled caller waits for its end, for the thread writes to an open file."""
+    thread = asyncio.ensure_future(asyncio.to_thread(_guarded, call, *args))
+    try:
+        await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise
 
 
 def _guarded(call: Any, *args: Any) -> None:
