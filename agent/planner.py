@@ -72,6 +72,9 @@ class _Planner:
         self._rules = rules
         self._suspended = suspended
         self._merge = Merge(trees)
+        self._by_fate: dict[Fate, list[str]] = {}
+        for key, fate in self._merge.fates.items():
+            self._by_fate.setdefault(fate, []).append(key)
         self._local = trees.local.nodes
         self._troubles: dict[str, Trouble] = {}
         self._busy: set[str] = set()
@@ -123,7 +126,7 @@ class _Planner:
         return tuple(action for action in actions if self._suspended.isdisjoint(paths_of(action)))
 
     def _fated(self, *fates: Fate) -> list[str]:
-        return [key for key, fate in self._merge.fates.items() if fate in fates and key not in self._busy]
+        return [key for fate in fates for key in self._by_fate.get(fate, ()) if key not in self._busy]
 
     # What only concerns the memory ----------------------------------------------------------
 

@@ -24,7 +24,7 @@ def _fail(history: History, seed: int, error: str) -> None:
     pytest.fail(f"seed {seed}: {error}\n{describe(small)}\n{failure(small)}\n{seeds.again(seed, test)}")
 
 
-@pytest.mark.parametrize("block", seeds.blocks(4000), ids=seeds.name)
+@pytest.mark.parametrize("block", seeds.blocks(3500), ids=seeds.name)
 def test_short_histories_with_crashes_and_races_keep_the_invariants(block: range) -> None:
     for seed, rng in seeds.generators(block):
         history = generate(rng, rng.randrange(2, 24))
@@ -33,7 +33,7 @@ def test_short_histories_with_crashes_and_races_keep_the_invariants(block: range
             _fail(history, seed, error)
 
 
-@pytest.mark.parametrize("block", seeds.blocks(250), ids=seeds.name)
+@pytest.mark.parametrize("block", seeds.blocks(150), ids=seeds.name)
 def test_long_histories_with_crashes_and_races_keep_the_invariants(block: range) -> None:
     for seed, rng in seeds.generators(block):
         history = generate(rng, rng.randrange(30, 80))
@@ -83,7 +83,7 @@ def _check_calm_step(world: World, step: Step) -> None:
     world.ledger.destroyed.difference_update(world.live_contents())
 
 
-@pytest.mark.parametrize("block", seeds.blocks(750), ids=seeds.name)
+@pytest.mark.parametrize("block", seeds.blocks(450), ids=seeds.name)
 def test_one_user_at_a_time_makes_no_conflict_and_moves_carry_no_bytes(block: range) -> None:
     for seed, rng in seeds.generators(block):
         history = _one_at_a_time(rng)
