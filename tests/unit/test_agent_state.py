@@ -1,0 +1,102 @@
+"""The agent's memory keeps all of a transaction or nothing, and is not thrown away lightly."""
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
+from agent.state import SCHEMA_VERSION, State, StateDamagedError, StateTooNewError
+
+STAT = FileStat(1, 2, 3, 4, 5, 0o644, 6)
+
+
+def entry(path: str) -> LocalEntry:
+    return LocalEntry(path, LocalKind.FILE, STAT, "a" * 64, hashed_at=7.5)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+def test_what_was_kept_is_there_after_opening_again(path: Path) -> None:
+    strange = LocalEntry(os.fsdecode(b"bad-\xff"), LocalKind.FILE, STAT, trouble=Trouble("code", "why"))
+    node = RemoteNode("n", "root", "é", Kind.SYMLINK, 3, symlink_target="to", executable=True)
+    agreed = SyncedNode("n", "root", "é", Kind.SYMLINK, symlink_target="to", stat=STAT)
+    state = State(path)
+    with state.transaction():
+        state.put_local([strange, entry("a")])
+        state.put_remote([node])
+        state.put_synced([agreed])
+        state.put("key", "value")
+    state.put_problem("a", Trouble("code", "why"), lambda attempts: 60.0 * (attempts + 1))
+    before = state.problems["a"]
+    state.close()
+    again = State(path)
+    assert again.local == {strange.path: strange, "a": entry("a")}
+    assert (again.remote, again.synced) == ({"n": node}, {"n": agreed})
+    assert (again.get("key"), again.problems["a"]) == ("value", before)
+    again.close()
+
+
+def test_a_transaction_that_fails_changes_neither_file_nor_mirror(path: Path) -> None:
+    state = State(path)
+    state.put_local([entry("kept")])
+
+    def fail() -> None:
+        with state.transaction():
+            state.drop_local(["kept"])
+            state.put_local([entry("new")])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert set(state.local) == {"kept"}
+    state.put_local([entry("later")])
+    state.close()
+    assert set(State(path).local) == {"kept", "later"}
+
+
+def test_a_row_older_than_the_known_one_changes_nothing(path: Path) -> None:
+    state = State(path)
+    state.put_remote([RemoteNode("n", "root", "new", Kind.FILE, 5)])
+    state.put_remote([RemoteNode("n", "root", "old", Kind.FILE, 4)])
+    assert state.remote["n"].name == "new"
+    state.close()
+
+
+def test_a_renamed_folder_takes_what_is_in_it_and_no_neighbour(path: Path) -> None:
+    state = State(path)
+    state.put_local([entry("a"), entry("a/x"), entry("ab")])
+    state.move_local("a", "b")
+    assert set(state.local) == {"b", "b/x", "ab"}
+    state.swap_local("b", "ab")
+    assert set(state.local) == {"ab", "ab/x", "b"}
+    state.close()
+
+
+def test_a_folder_made_anew_keeps_its_children(path: Path) -> None:
+    state = State(path)
+    state.put_synced([SyncedNode("f", "root", "f", Kind.FOLDER), SyncedNode("c", "f", "c", Kind.FILE)])
+    state.rebind_folder("f", SyncedNode("g", "root", "f", Kind.FOLDER))
+    assert {node.id: node.parent_id for node in state.synced.values()} == {"g": "root", "c": "g"}
+    state.close()
+
+
+def test_a_damaged_file_is_told_from_one_that_cannot_be_opened_now(path: Path) -> None:
+    path.write_bytes(b"this is no database at all, whatever its name says" * 100)
+    with pytest.raises(StateDamagedError):
+        State(path)
+    with pytest.raises(sqlite3.OperationalError):
+        State(path.parent / "missing" / "state.db")
+
+
+def test_a_newer_schema_is_refused(path: Path) -> None:
+    State(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    db.close()
+    with pytest.raises(StateTooNewError):
+        State(path)
