@@ -386,11 +386,11 @@ class _Planner:
         """Say why a node cannot be at a path, unless what is in its way is about to go."""
         node, other = self._local.get(occupant), self._merge.places.get(occupant)
         if node is not None and node.entry.trouble is not None:
-            self._troubles[path] = Trouble("path_occupied", f"In its way: {node.entry.trouble.detail}")
+            detail = f"In its way: {node.entry.trouble.detail}"
+            self._troubles.setdefault(path, Trouble("path_occupied", detail))
         elif other is not None and self._fold(other) == self._fold(place):
-            self._troubles[path] = Trouble(
-                "name_folded", f"On this disk {other.name!r} and {place.name!r} are one name"
-            )
+            detail = f"On this disk {other.name!r} and {place.name!r} are one name"
+            self._troubles.setdefault(path, Trouble("name_folded", detail))
 
     def _report_blocked(self) -> None:
         """Nothing can be done: say of what still cannot come or go that something is in its way."""
@@ -465,7 +465,6 @@ class _Planner:
     # Deletions ------------------------------------------------------------------------------
 
     def _local_removals(self) -> list[Action]:
-        children = self._children_here
         keys = self._fated(Fate.REMOVE_LOCAL)
         going: set[str] = set()
         actions: list[Action] = []
@@ -473,14 +472,22 @@ class _Planner:
             keys, key=lambda k: (-self._local[k].entry.path.count("/"), self._local[k].entry.path)
         ):
             path = self._local[key].entry.path
-            can_go = path not in self._trees.local.opaque and path not in self._suspended
-            if can_go and going.issuperset(children.get(key, ())):
+            staying = self._staying_in(key, going)
+            if staying is None and path not in self._suspended:
                 going.add(key)
                 actions.append(RemoveLocal(self._trees.synced[key], self._local[key].entry))
-            elif stuck := [child for child in children.get(key, []) if self._merge.fates[child] is Fate.HOLD]:
-                name = self._local[stuck[0]].entry.name
-                self._troubles[path] = Trouble("folder_not_empty", f"{name!r} in it cannot be synced")
+            elif staying:
+                self._troubles.setdefault(path, Trouble("folder_not_empty", staying))
         return actions
+
+    def _staying_in(self, key: str, going: set[str]) -> str | None:
+        """Say what keeps a folder from being removed; empty when it will go, or be reported, later."""
+        if self._local[key].entry.path in self._trees.local.opaque:
+            return "It was deleted on the server, and what is in it cannot be listed"
+        for child in self._children_here.get(key, ()):
+            if self._merge.fates[child] is Fate.HOLD:
+                return f"{self._local[child].entry.name!r} in it cannot be synced"
+        return None if going.issuperset(self._children_here.get(key, ())) else ""
 
     def _remote_removals(self) -> list[Action]:
         children = self._children_there
