@@ -70,8 +70,11 @@ def _ids(server: Server) -> dict[str, str]:
 def _check_calm_step(world: World, step: Step) -> None:
     before, uploads, downloads = _ids(world.server), world.server.uploads, world.server.downloads
     apply(world, step)
+    disk = world.devices[step.who].disk
+    wanted = {path: (inode.kind, inode.content) for path, inode in disk.entries.items()}
     world.settle()
     world.check()
+    assert {path: (inode.kind, inode.content) for path, inode in disk.entries.items()} == wanted
     assert world.copies() == [], f"{step}: a conflict of one user with himself"
     after = _ids(world.server)
     moved = {content for content in before.keys() & after.keys() if before[content] != after[content]}
