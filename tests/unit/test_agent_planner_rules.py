@@ -366,6 +366,18 @@ def test_local_moves_are_planned_alone() -> None:
     assert [type(action) for action in planned(world.devices[0])] == [act.MoveLocal]
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_35_36_names_that_change_places_are_one_exchange_on_either_side(count: int) -> None:
+    names = ("x", "y", "z")[:count]
+    world = synced_pair(*names)
+    world.users[1].rotate(names)
+    world.sync(world.devices[1])
+    assert [type(action) for action in world.devices[1].done[-1:]] == [act.RotateRemote]
+    (exchange,) = planned(world.devices[0])
+    assert isinstance(exchange, act.RotateLocal)
+    assert len(exchange.moves) == count
+
+
 def test_a_new_folder_and_what_is_in_it_are_one_plan() -> None:
     world = World((PLAIN, PLAIN))
     for verb, path in (("mkdir", "d"), ("mkdir", "d/e"), ("create", "d/e/f")):

@@ -68,6 +68,8 @@ ROWS = [
         {"f.tar.gz": "b", copy_of("f.tar", "A", ".gz"): "a"}),
     Row("12 the same edit twice is no conflict", [F],
         [[("edit", "f", "same")], [("edit", "f", "same")]], {"f": "same"}),
+    Row("12 the same edit here, and with a rename there", [F],
+        [[("edit", "f", "same")], [("edit", "f", "same"), ("move", "f", "g")]], {"g": "same"}),
     Row("13 an edit beats a deletion", [F], [[("edit", "f", "a")], [("delete", "f")]], {"f": "a"}),
     Row("14 deleted by both", [F], [[("delete", "f")], [("delete", "f")]], {}),
     Row("16 three edits: one winner and two copies", [F],
@@ -259,6 +261,25 @@ def test_21_an_edit_that_loses_on_a_copy_is_named_from_the_original() -> None:
     act(world.users[1], [("edit", copy_of("f", "A"), "b")])
     world.settle()
     assert world.tree() == {copy_of("f", "A"): "a", copy_of("f", "B"): "b"}
+
+
+def test_16_a_copy_whose_name_is_taken_is_numbered() -> None:
+    world = started(F, ("write", copy_of("f", "B"), "other"))
+    act(world.users[0], [("edit", "f", "a")])
+    act(world.users[1], [("edit", "f", "b")])
+    world.settle()
+    assert world.tree() == {"f": "a", copy_of("f", "B"): "other", copy_of("f", "B") + " 2": "b"}
+
+
+def test_33_an_edit_in_a_folder_deleted_with_a_newer_content_brings_only_itself_back() -> None:
+    world = started(*FOLDER)
+    act(world.users[1], [("edit", "d/f", "b")])
+    act(world.users[0], [("edit", "d/f", "a")])
+    world.sync(world.devices[0])
+    act(world.users[0], [("delete", "d")])
+    world.settle()
+    world.check()
+    assert world.tree() == {"d": "/", "d/f": "b"}
 
 
 def test_40_a_renamed_folder_is_one_change_and_no_upload() -> None:
