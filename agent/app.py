@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from agent import clock
 from agent.actions import Download, Upload
 from agent.credentials import CredentialStore
 from agent.disk import Disk
@@ -53,7 +54,7 @@ async def run_sync(
             engine.stop()
         report = _report(parts, engine, started, halt, failure)
         if report.in_step:
-            parts.state.put("synced_at", str(time.time()))
+            parts.state.put("synced_at", str(clock.now()))
         _save_phase(parts.state, engine, "stopped", halt)
         return report
 
@@ -194,7 +195,7 @@ def _save_phase(state: State, engine: Engine, phase: str, halt: Halt | None) -> 
     """Keep where `status` finds it what the engine is doing, and what the last plan left alone."""
     said = {
         "phase": phase,
-        "at": time.time(),
+        "at": clock.now(),
         "halted": None if halt is None else halt.detail,
         "to_do": engine.to_do,
         "troubles": [[_printable(p), t.code, t.detail] for p, t in sorted(engine.troubles.items())],

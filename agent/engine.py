@@ -8,9 +8,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from time import time
 
+from agent import clock
 from agent.actions import Action, Download, Plan, Upload
 from agent.disk import Disk
 from agent.executor import Executor, Work
@@ -59,11 +58,11 @@ class _Recent:
     def note(self, deleted: Deletions) -> None:
         """Remember what a plan deletes."""
         if deleted != Deletions():
-            self._noted.append((time(), deleted))
+            self._noted.append((clock.now(), deleted))
 
     def sum(self) -> Deletions:
         """Return what was deleted within the window."""
-        self._noted = [item for item in self._noted if item[0] > time() - _WINDOW_SECONDS]
+        self._noted = [item for item in self._noted if item[0] > clock.now() - _WINDOW_SECONDS]
         return sum((deleted for _, deleted in self._noted), Deletions())
 
 
@@ -198,12 +197,12 @@ class Engine:
         self._check_root()
         rescued = await asyncio.to_thread(rescue_leftovers, self._parts.disk, self._parts.state, self.work)
         self.observer.dirty |= set(rescued)
-        await asyncio.to_thread(self._parts.disk.sweep_trash, time())
+        await asyncio.to_thread(self._parts.disk.sweep_trash, clock.now())
         self._unswept = False
 
     def _drop_settled(self) -> None:
         """Forget problems that no plan has anything to do about any more."""
-        now = time()
+        now = clock.now()
         due = [p.path for p in self._state.problems.values() if p.retry_at is not None and p.retry_at <= now]
         if due:
             self._state.drop_problems(due)
@@ -258,7 +257,7 @@ class Engine:
         tree = identify(self._state.local, self._state.synced, root_id, self.observer.opaque)
         held = self.observer.held(root_id)
         trees = focused(Trees(root_id, self._state.remote, tree, self._state.synced, held))
-        rules = Rules(self._parts.device, datetime.now(UTC).date(), self._fold)
+        rules = Rules(self._parts.device, clock.today(), self._fold)
         return plan(trees, rules, self.suspended())
 
     def _fold(self, name: str) -> str:
@@ -268,7 +267,7 @@ class Engine:
 
     def suspended(self) -> frozenset[str]:
         """Return the paths to leave alone for now."""
-        now = time()
+        now = clock.now()
         waiting = {p.path for p in self._state.problems.values() if p.retry_at is None or p.retry_at > now}
         return frozenset(waiting) | self.executor.in_flight
 
@@ -326,7 +325,7 @@ class Engine:
         if recheck_at is not None and self._looks > 0:
             self._looks -= 1
             if self._is_changing():
-                await asyncio.sleep(max(0.05, recheck_at - time()))
+                await asyncio.sleep(max(0.05, recheck_at - clock.now()))
             self.observer.recheck()
         return bool(self.observer.dirty) or await self.feed.pull()
 
@@ -387,10 +386,10 @@ class Engine:
         due = [p.retry_at for p in self._state.problems.values() if p.retry_at is not None]
         if self.observer.recheck_at is not None:
             due.append(self.observer.recheck_at)
-        return max(0.05, min((moment - time() for moment in due), default=60.0))
+        return max(0.05, min((moment - clock.now() for moment in due), default=60.0))
 
     def _on_timer(self) -> None:
-        if self.observer.recheck_at is not None and self.observer.recheck_at <= time():
+        if self.observer.recheck_at is not None and self.observer.recheck_at <= clock.now():
             self.observer.recheck()
 
     async def every(self, seconds: float, hint: Callable[[], None]) -> None:

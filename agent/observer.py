@@ -1,11 +1,11 @@
 """Keeping the local tree true: which paths to look at, and what the scanner said of them."""
 
 import os
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
+from agent import clock
 from agent.disk import Disk, DiskError, VanishedError
 from agent.ignore import IGNORE_FILE, IgnoreRules
 from agent.model import LocalEntry, RemoteNode, SyncedNode
@@ -54,7 +54,7 @@ class Observer:
             ignored=self.is_ignored,
             dirty=dirty,
             rehash=self._is_due,
-            now=time.time(),
+            now=clock.now(),
         )
 
     def _take_dirty(self) -> set[str] | None:
@@ -124,7 +124,7 @@ class Observer:
 
     def _is_due(self, entry: LocalEntry) -> bool:
         """Whether a file that looks unchanged is read all the same: the rolling re-hash."""
-        return entry.hashed_at < time.time() - self._settings.rehash_days * _DAY
+        return entry.hashed_at < clock.now() - self._settings.rehash_days * _DAY
 
     # Ignored nodes ------------------------------------------------------------------------
 

@@ -9,13 +9,13 @@ bound by content.
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from agent import clock
 from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
 
 SCHEMA_VERSION: Final = 1
@@ -218,7 +218,7 @@ class State:
     def put_problem(self, path: str, trouble: Trouble, delay: Callable[[int], float]) -> None:
         """Remember a failure; `delay(attempts)` gives the seconds until the next try."""
         attempts = self.problems[path].attempts + 1 if path in self.problems else 1
-        problem = Problem(path, trouble.code, trouble.detail, attempts, time.time() + delay(attempts - 1))
+        problem = Problem(path, trouble.code, trouble.detail, attempts, clock.now() + delay(attempts - 1))
         row = (os.fsencode(path), problem.code, problem.detail, problem.attempts, problem.retry_at)
         with self.transaction():
             self._insert("problems", [row])

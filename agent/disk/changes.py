@@ -1,12 +1,12 @@
 """Changing the disk. Every method checks at the moment of writing, and loses nothing that it meets."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
+from agent import clock
 from agent.disk.errors import BlockedError, MismatchError, OccupiedError
 from agent.disk.look import check_content, check_signs, hash_open, look, look_inside, present
 from agent.disk.native import Place
@@ -52,7 +52,7 @@ class Changes(Reads):
             finally:
                 os.close(fd)
         stat = after.stat if after.stat.same_content_signs(before.stat) else before.stat
-        return LocalEntry(path, LocalKind.FILE, stat, ready.content_hash, hashed_at=time.time())
+        return LocalEntry(path, LocalKind.FILE, stat, ready.content_hash, hashed_at=clock.now())
 
     def make_symlink(self, path: str, target: str, *, mtime_ns: int | None = None) -> LocalEntry:
         """Make a link at a free path."""
@@ -120,7 +120,7 @@ class Changes(Reads):
                     raise MismatchError("Its content is no longer what it was", path=path)
             finally:
                 os.close(fd)
-        return replace(expect, path=path, stat=now.stat, hashed_at=time.time(), trouble=None)
+        return replace(expect, path=path, stat=now.stat, hashed_at=clock.now(), trouble=None)
 
     def _set_link_time(self, path: str, expect: LocalEntry, mtime_ns: int) -> LocalEntry:
         with self.root.place(path) as slot:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
+from agent import clock
 from agent.disk.base import Rooted
 from agent.disk.errors import MismatchError, translated
 from agent.disk.look import check_signs
@@ -44,7 +45,7 @@ class Trash(Rooted):
             sync_folder(slot)
 
     def _throw_away(self, slot: Place, expect: LocalEntry, keep: KeepName) -> None:
-        name = f"{datetime.now(UTC).strftime(_STAMP)}-{secrets.token_hex(6)}"
+        name = f"{datetime.fromtimestamp(clock.now(), UTC).strftime(_STAMP)}-{secrets.token_hex(6)}"
         with self.root.state(TRASH) as trash:
             os.mkdir(name, 0o700, dir_fd=trash)
             try:

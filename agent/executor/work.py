@@ -8,9 +8,9 @@ only what stays in the way becomes a problem.
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final, ParamSpec, TypeVar
 
+from agent import clock
 from agent.disk import Disk, DiskError, MismatchError
 from agent.model import LocalEntry, RemoteNode, SyncedNode, Trouble
 from agent.remote import Api
@@ -67,7 +67,7 @@ class Work:
 
     def keep_name(self, name: str) -> str:
         """Name what a user wrote in the very instant in which it was to be replaced or removed."""
-        return conflicted_name(name, self.device, datetime.now(UTC).date(), lambda _: False)
+        return conflicted_name(name, self.device, clock.today(), lambda _: False)
 
     # Notes --------------------------------------------------------------------------------
 

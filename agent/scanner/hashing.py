@@ -1,11 +1,11 @@
 """Reading the files whose content is not known, beside each other and in bounded memory."""
 
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Final, NamedTuple
 
+from agent import clock
 from agent.disk import Disk, DiskError
 from agent.model import FileStat, LocalEntry
 
@@ -41,7 +41,7 @@ def hash_files(disk: Disk, entries: Sequence[LocalEntry]) -> Iterator[Hashed]:
 
 
 def _hash(disk: Disk, path: str) -> Hashed:
-    at = time.time()
+    at = clock.now()
     try:
         stat, digest = disk.hash_file(path, writers_since=at - WRITER_SECONDS)
     except DiskError as error:

@@ -1,9 +1,9 @@
 """One scan: walk, find out what is gone, read what is new."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from agent import clock
 from agent.disk import Disk, DiskError
 from agent.model import LocalEntry, LocalKind, Trouble
 from agent.scanner.absence import ELSEWHERE, Absence, ancestors, below
@@ -28,7 +28,7 @@ def scan(
     Raises `DiskError` when the root itself cannot be listed: then nothing was learnt. Every
     other error becomes a problem of its path.
     """
-    now = time.time() if now is None else now
+    now = clock.now() if now is None else now
     judge = Judge(known, rehash=rehash, safe_symlink=disk.safe_symlink, now=now)
     walk = Walk(disk, known, judge, ignored)
     if dirty is None or "" in dirty:
