@@ -12,6 +12,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import unicodedata
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.app import run_sync
+from agent.app import read_status, run_sync
 from agent.settings import Settings
+from tests.support.command_line import call
 from tests.support.waiting import wait_until
 
 REPO = Path(__file__).resolve().parents[2]
@@ -41,6 +43,16 @@ class Device:
     home: Path
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict)
+    """What the user of this device wrote with `write`: SHA-256 → the first path it was written to."""
+
+    def ask(self, *arguments: str, stdin: str = "", expect: int = 0) -> Any:
+        """The same as `run` inside this process, without its start-up; for what only asks or tells."""
+        code, out, err = call([*arguments, "--json"], home=self.home, cwd=self.home, stdin=stdin.encode())
+        if code != expect:
+            raise CommandError(f"{self.name}: {arguments} → {code}\n{out.decode()}\n{err.decode()}")
+        lines = (out if out.strip() else err).decode().strip().splitlines()
+        return json.loads(lines[-1]) if lines else None
 
     def run(self, *arguments: str, stdin: str = "", expect: int | None = 0) -> Any:
         """Run a command with `--json` and return what it printed last (errors: from stderr)."""
@@ -57,9 +69,12 @@ class Device:
         """One two-way run by the command line; its report."""
         return self.run("sync", str(self.folder), *options, expect=expect)
 
-    def quick_sync(self, *, allow_mass_delete: bool = False, expect: int = 0) -> Any:
-        """The same run inside this process: what `lockstep sync` calls, without its start-up."""
-        settings = Settings(home=self.home)
+    def quick_sync(self, *, allow_mass_delete: bool = False, expect: int = 0, **limits: Any) -> Any:
+        """The same run inside this process: what `lockstep sync` calls, without its start-up.
+
+        `limits` are settings of the agent by name.
+        """
+        settings = Settings(home=self.home, **limits)
         report = asyncio.run(run_sync(settings, self.folder, allow_mass_delete=allow_mass_delete))
         if report.exit_code != expect:
             raise CommandError(f"{self.name}: sync → {report.exit_code}\n{report.as_json()}")
@@ -86,8 +101,7 @@ class Device:
 
     def phase(self) -> str | None:
         """What the running agent says of itself."""
-        status = self.run("status", expect=None)
-        return status.get("phase") if isinstance(status, dict) else None
+        return read_status(Settings(home=self.home)).phase
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "LOCKSTEP_HOME": str(self.home), **self.env}
@@ -110,7 +124,9 @@ class Device:
         """Write a file, with the folders above it."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        data = content.encode() if isinstance(content, str) else content
+        path.write_bytes(data)
+        self.written.setdefault(hash_of(data), name)
         return path
 
     def read(self, name: str) -> str:
@@ -123,7 +139,7 @@ class Device:
 
     def ls(self, path: str = "/") -> dict[str, dict[str, Any]]:
         """The server's listing of a folder by name."""
-        return {Path(row["path"]).name: row for row in self.run("ls", path)["items"]}
+        return {Path(row["path"]).name: row for row in self.ask("ls", path)["items"]}
 
 
 @dataclass
@@ -142,7 +158,7 @@ class Account:
         device.folder.mkdir(parents=True)
         device.home.mkdir(parents=True)
         command = "register" if register else "login"
-        device.run(
+        device.ask(
             command, "--server", self.server, "--email", self.email, "--password-stdin", "--device", name,
             stdin=self.password + "\n",
         )  # fmt: skip
@@ -168,13 +184,18 @@ def tree_of(folder: Path) -> dict[str, str]:
     return found
 
 
+def hash_of(content: bytes) -> str:
+    """SHA-256 as the server writes it."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def _described(path: Path) -> str:
     if path.is_symlink():
         return f"link {path.readlink()}"
     if path.is_dir():
         return "folder"
     mode = "x" if path.stat().st_mode & 0o100 else "-"
-    return f"file {mode} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return f"file {mode} {hash_of(path.read_bytes())}"
 
 
 def converge(*devices: Device) -> None:
@@ -185,9 +206,35 @@ def converge(*devices: Device) -> None:
             break
     else:
         raise AssertionError("the devices do not come to rest")
-    first, *others = [tree_of(device.folder) for device in devices]
-    for other in others:
-        assert other == first
+    for other in devices[1:]:
+        check_same(tree_of(devices[0].folder), tree_of(other.folder), f"{devices[0].name} and {other.name}")
+
+
+def check_same(one: dict[str, str], other: dict[str, str], whose: str) -> None:
+    """Raise an `AssertionError` that names the differences of two trees, if there are any."""
+    differing = differences(one, other)
+    assert not differing, f"{whose} differ: " + "; ".join(differing)
+
+
+def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    """What two trees have not in common; spellings of a name in Unicode's forms are the same name."""
+    here, there = (
+        {unicodedata.normalize("NFC", path): what for path, what in t.items()} for t in (one, other)
+    )
+    return [
+        f"{path}: {here.get(path)} | {there.get(path)}"
+        for path in sorted({*here, *there})
+        if here.get(path) != there.get(path)
+    ]
+
+
+def are_same(*devices: Device) -> bool:
+    """Whether the folders are equal; false while one of them changes under the look."""
+    try:
+        first, *others = [tree_of(device.folder) for device in devices]
+    except FileNotFoundError:
+        return False
+    return not any(differences(first, other) for other in others)
 
 
 def moved(report: dict[str, Any]) -> bool:
