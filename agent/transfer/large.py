@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from agent.errors import LocalError
 from agent.transfer.channel import Channel
-from agent.transfer.retry import repeat, together
+from agent.transfer.retry import DamagedError, repeat, together
 from agent.transfer.small import display_path
 from agent.transfer.wire import PIECE, Body
 from libs.contracts.api import SignedRequest, Upload, UploadMode, UploadRequest, UploadState, UrlsRequest
@@ -64,6 +64,14 @@ class _Part:
     digest: str
 
 
+class _ForeignPartsError(LocalError):
+    """The session holds, or was announced, a part that is not the file's."""
+
+    def __init__(self, upload_id: str) -> None:
+        super().__init__("The file is not what this upload began with", code="changed")
+        self.upload_id = upload_id
+
+
 class LargeUploads:
     """Sends files one by one; parts of all files share the same slots."""
 
@@ -73,6 +81,24 @@ class LargeUploads:
 
     async def upload(self, source: LargeSource) -> LargeUpload:
         """See `Transfer.upload_large`."""
+        try:
+            return await self._send(source)
+        except _ForeignPartsError as error:
+            await self._drop(error, source)
+            return await self._send(source)
+
+    async def _drop(self, error: _ForeignPartsError, source: LargeSource) -> None:
+        """Abort a session that can never be completed, because it has parts of another content.
+
+        They were read, here or on another device, while the file changed. Raises "changed" unless
+        the file itself is, to the last byte, what was announced.
+        """
+        whole = await asyncio.to_thread(_measure, source, 1, 0, source.size)
+        if whole.digest != source.content_hash or not await asyncio.to_thread(source.unchanged):
+            raise error
+        await self._channel.api.abort_upload(error.upload_id)
+
+    async def _send(self, source: LargeSource) -> LargeUpload:
         session = await self._open(source)
         entry = session.entries[0]
         if entry.mode is UploadMode.PUT and entry.put is not None:
@@ -106,9 +132,7 @@ class LargeUploads:
             nonlocal signed
             signed = (await self._channel.api.upload_urls(upload_id, UrlsRequest(entries=[0]))).items[0]
 
-        await repeat(
-            self._channel.patience, lambda: self._channel.wire.put(signed, _part_body(source, part)), renew
-        )
+        await repeat(self._channel.patience, lambda: _put(self._channel, signed, source, part), renew)
         self._channel.tally.sent(source.size)
 
 
@@ -163,7 +187,7 @@ class _PartsRun:
         if held is None:
             return part
         if held != part.digest:
-            raise LocalError("The file is not what this upload began with", code="changed")
+            raise _ForeignPartsError(self._upload_id)
         self._source.on_part(number, part.digest)
         self._channel.tally.settled(length)
         return None
@@ -174,7 +198,7 @@ class _PartsRun:
             return (await self._api.upload_urls(self._upload_id, request)).items
         except ConflictError as error:
             if error.code == "part_digest_fixed":
-                raise LocalError("The file is not what this upload began with", code="changed") from error
+                raise _ForeignPartsError(self._upload_id) from error
             raise
 
     async def _work(self) -> None:
@@ -188,19 +212,26 @@ class _PartsRun:
             await self._record(at_least=_RECORD_EVERY)
 
     async def _send_part(self, part: _Part, signed: SignedRequest) -> None:
-        async def once() -> None:
-            await self._channel.wire.put(signed, _part_body(self._source, part))
-
         async def renew() -> None:
             nonlocal signed
             signed = (await self._signed([part]))[part.number]
 
-        await repeat(self._channel.patience, once, renew)
+        await repeat(self._channel.patience, lambda: _put(self._channel, signed, self._source, part), renew)
 
     async def _record(self, *, at_least: int) -> None:
         if len(self._unrecorded) >= at_least:
             parts, self._unrecorded = self._unrecorded, {}
             await self._api.record_parts(self._upload_id, parts)
+
+
+async def _put(channel: Channel, signed: SignedRequest, source: LargeSource, part: _Part) -> None:
+    """Send a part once. Raises "changed" when the store refuses the bytes of a file that is another now."""
+    try:
+        await channel.wire.put(signed, _part_body(source, part))
+    except DamagedError as error:
+        if not await asyncio.to_thread(source.unchanged):
+            raise LocalError(code="changed") from error
+        raise
 
 
 def _measure(source: LargeSource, number: int, offset: int, length: int) -> _Part:

@@ -314,10 +314,9 @@ Played = dict[str, Tree]
 @pytest.fixture(scope="module")
 def chosen(request: pytest.FixtureRequest) -> list[Row]:
     """The rows that this run asks for: one alone is played alone."""
-    params = [
-        getattr(item, "callspec", None) for item in request.session.items if item.module is request.module
-    ]
-    names = {call.params["row"].name for call in params if call is not None and "row" in call.params}
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    calls = [item.callspec for item in items if item.module is request.module and hasattr(item, "callspec")]
+    names = {call.params["row"].name for call in calls if "row" in call.params}
     return [row for row in ROWS if row.name in names] or ROWS
 
 

@@ -123,24 +123,50 @@ async def test_another_device_takes_the_missing_parts_from_the_end(
     assert sent(server) == [5, 4, 3, 2]
 
 
-async def test_other_content_never_mixes_with_what_s3_holds(
-    server: ScriptedServer, transfer: Transfer, fd: int
+@pytest.mark.parametrize("held", [{2: "0" * 64}, {}], ids=["held", "announced"])
+async def test_a_session_with_parts_of_other_content_is_given_up_for_a_new_one(
+    server: ScriptedServer, transfer: Transfer, fd: int, held: dict[int, str]
 ) -> None:
-    server.on("POST", "/v1/uploads", session({2: "0" * 64}))
+    """They were read while the file changed; such a session could never be completed."""
+    server.on("POST", "/v1/uploads", session(held), session())
+    if not held:
+        server.on("POST", f"{SESSION}/urls", problem("part_digest_fixed"))
+    server.on("DELETE", SESSION, says(b"", 204))
     accept_parts(server)
 
+    await transfer.upload_large(source(fd))
+
+    assert len(server.calls(SESSION, "DELETE")) == 1
+    assert sorted(sent(server))[-5:] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("change", ["content", "signs"])
+async def test_of_a_file_that_is_not_what_was_announced_the_session_stays(
+    server: ScriptedServer, transfer: Transfer, fd: int, file: Path, change: str
+) -> None:
+    """Other content never mixes with what S3 holds, and what S3 holds may be another device's."""
+    server.on("POST", "/v1/uploads", session({2: sha(PARTS[2])}))
+    server.on("POST", f"{SESSION}/urls", problem("part_digest_fixed"))
+    if change == "content":
+        file.write_bytes(CONTENT[::-1])
+
     with pytest.raises(LocalError, match="changed"):
-        await transfer.upload_large(source(fd))
+        await transfer.upload_large(source(fd, unchanged=lambda: change != "signs"))
+
+    assert not server.calls(SESSION, "DELETE")
 
 
-async def test_a_part_announced_before_with_another_digest_means_other_content(
+async def test_bytes_refused_because_the_file_changed_are_no_damage(
     server: ScriptedServer, transfer: Transfer, fd: int
 ) -> None:
     server.on("POST", "/v1/uploads", session())
-    server.on("POST", f"{SESSION}/urls", problem("part_digest_fixed"))
+    server.on("PUT", "/s3/part2", s3_error(400, "BadDigest"))
+    accept_parts(server, but=2)
 
     with pytest.raises(LocalError, match="changed"):
-        await transfer.upload_large(source(fd))
+        await transfer.upload_large(source(fd, unchanged=lambda: False))
+
+    assert len(server.calls("/s3/part2")) == 1
 
 
 async def test_an_expired_part_url_is_replaced_and_the_other_parts_are_kept(
