@@ -22,6 +22,8 @@ class Rooted:
         self.trash_days = trash_days
         self.folds_names = False
         """Whether the disk takes other spellings of a name for the same; `prepare` tries it out."""
+        self.keeps_modes = True
+        """Whether the disk keeps an executable bit; `prepare` tries it out."""
         self._umask = _read_umask()
         self._stopping = threading.Event()
         self._claims: set[str] = set()

@@ -1,5 +1,6 @@
 """Changing the disk. Every method checks at the moment of writing, and loses nothing that it meets."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -7,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from agent import clock
-from agent.disk.errors import BlockedError, MismatchError, OccupiedError
+from agent.disk.errors import BlockedError, MismatchError, NameImpossibleError, OccupiedError
 from agent.disk.look import check_content, check_signs, hash_open, look, look_inside, present
 from agent.disk.native import Place
 from agent.disk.reads import Reads
@@ -16,6 +17,7 @@ from agent.disk.root import sync_folder
 from agent.disk.temps import TMP, dress
 from agent.model import LocalEntry, LocalKind
 
+_NO_SYMLINKS: Final = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 _STAGED: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ATTRIBUTES: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -76,7 +78,7 @@ class Changes(Reads):
         name = private_name()
         with self.root.place(path) as slot, self.root.state(TMP) as tmp:
             private = Place(tmp, name)
-            os.symlink(target, name, dir_fd=tmp)
+            _make_link(target, private, path)
             made = None
             try:
                 if mtime_ns is not None:
@@ -164,6 +166,17 @@ class Changes(Reads):
         if seen is None or seen.kind is not LocalKind.FILE:
             return with_executable(0o666, executable=executable) & ~self._umask | 0o600
         return with_executable(seen.stat.mode & 0o777, executable=executable)
+
+
+def _make_link(target: str, place: Place, path: str) -> None:
+    try:
+        os.symlink(target, place.name, dir_fd=place.fd)
+    except OSError as error:
+        if error.errno not in _NO_SYMLINKS:
+            raise
+        raise NameImpossibleError(
+            "This disk cannot hold symbolic links", code="symlink_impossible", path=path
+        ) from error
 
 
 def with_executable(mode: int, *, executable: bool) -> int:

@@ -11,8 +11,9 @@ from agent.disk import native
 from agent.disk.base import Rooted
 from agent.disk.errors import DiskError, MismatchError, translated
 from agent.disk.look import Seen, hash_open, look, look_inside, reading
-from agent.disk.root import components, is_state_folder, read_marker
+from agent.disk.root import components, is_state_folder, names_in, read_marker
 from agent.model import FileStat, LocalEntry, LocalKind
+from libs.contracts.paths import name_key
 
 
 class RootKind(StrEnum):
@@ -86,6 +87,19 @@ class Reads(Rooted):
                 return None
             raise
         return None if seen is None else LocalEntry(path, seen.kind, seen.stat, symlink_target=target)
+
+    def stands(self, path: str) -> LocalEntry | None:
+        """Return what stands at a path spelt just so; None when nothing does.
+
+        As `look`, but on a disk that folds names an entry that is listed in another spelling is
+        not at this path. Other Unicode forms of the same name are the same spelling.
+        """
+        entry = self.look(path)
+        if entry is None or not self.folds_names:
+            return entry
+        with self.root.folder(entry.parent) as fd:
+            listed = {name_key(name) for name in names_in(fd)}
+        return entry if name_key(entry.name) in listed else None
 
     def lstat(self, path: str) -> FileStat | None:
         """Return the stat of what stands at a path; None when nothing does."""

@@ -1,5 +1,6 @@
 """The agent's own folder: the marker, temporary files, what a crash left behind."""
 
+import errno
 import os
 import time
 import unicodedata
@@ -19,6 +20,7 @@ from libs.contracts.paths import STATE_FOLDER
 
 TMP: Final = "tmp"
 TRASH: Final = "trash"
+_NO_MODES: Final = frozenset({errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -66,6 +68,7 @@ class Temps(Rooted):
             with suppress(OSError), self.root.state(TMP) as tmp:
                 # A full or read-only disk cannot be tried out; it can still be read.
                 self.folds_names = _folds_names(tmp)
+                self.keeps_modes = _keeps_modes(tmp)
 
     def write_marker(self, marker: str) -> None:
         """Write the root's marker so that a crash leaves the old one or the new one."""
@@ -156,6 +159,30 @@ def _make_private(folder: int, name: str) -> None:
         raise BlockedError("The agent's own folder is something else", code="state_folder_unusable")
 
 
+def _set_mode(fd: int, mode: int) -> None:
+    try:
+        os.fchmod(fd, mode)
+    except OSError as error:
+        if error.errno not in _NO_MODES:
+            raise
+
+
+def _keeps_modes(folder: int) -> bool:
+    """Try out whether the disk keeps an executable bit, set and not set."""
+    name = private_name()
+    fd = os.open(name, _NEW | os.O_EXCL, 0o600, dir_fd=folder)
+    try:
+        return all(_kept_mode(fd, mode) for mode in (0o700, 0o600))
+    finally:
+        os.close(fd)
+        os.unlink(name, dir_fd=folder)
+
+
+def _kept_mode(fd: int, mode: int) -> bool:
+    _set_mode(fd, mode)
+    return bool(os.fstat(fd).st_mode & 0o100) == bool(mode & 0o100)
+
+
 def _folds_names(folder: int) -> bool:
     """Try out whether the disk takes other spellings (case, Unicode form) for the same name."""
     name = f"{private_name()}a\u00e9"
@@ -168,8 +195,11 @@ def _folds_names(folder: int) -> bool:
 
 
 def dress(fd: int, mode: int, mtime_ns: int) -> Seen:
-    """Give a finished temporary file its mode and time and flush it; return what it is then."""
-    os.fchmod(fd, mode)
+    """Give a file its mode and time and flush it; return what it is then.
+
+    A disk may keep no modes (FAT refuses them): the file is then what the disk makes of it.
+    """
+    _set_mode(fd, mode)
     os.utime(fd, ns=(time.time_ns(), mtime_ns))
     os.fsync(fd)
     return look_inside(fd)

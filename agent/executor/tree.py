@@ -194,7 +194,7 @@ class TreeChanges:
                 node_id=node.id,
                 version_id=node.version_id,
                 mtime_ns=within_64_bits(entry.stat.mtime_ns),
-                executable=entry.stat.executable,
+                executable=self._work.executable(node, entry),
             )
         return _Step(op, entry.path, lambda row: self._agree(row, entry))
 
@@ -213,7 +213,7 @@ class TreeChanges:
 
     def _is_gone(self, path: str) -> bool:
         """Whether nothing is there, or only what the plan knew to be something else."""
-        found, known = self._work.disk.look(path), self._work.state.local.get(path)
+        found, known = self._work.disk.stands(path), self._work.state.local.get(path)
         if found is None or known is None:
             return found is None
         return (found.kind, found.stat.dev, found.stat.ino) == (known.kind, known.stat.dev, known.stat.ino)

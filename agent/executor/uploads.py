@@ -173,7 +173,7 @@ class Uploads:
                 base_version_id=action.node.version_id,
                 undelete=action.undelete,
                 mtime_ns=within_64_bits(stat.mtime_ns),
-                executable=stat.executable,
+                executable=self._work.executable(action.node, action.entry),
             )
         parent_id = self._tree.parent_id(action.parent_key)
         if parent_id is None:
@@ -182,7 +182,7 @@ class Uploads:
             parent_id=parent_id,
             name=action.name,
             mtime_ns=within_64_bits(stat.mtime_ns),
-            executable=stat.executable,
+            executable=self._work.executable(None, action.entry),
         )
 
     def _settle(self, action: Upload, result: ItemResult) -> None:

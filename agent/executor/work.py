@@ -69,6 +69,19 @@ class Work:
         """Name what a user wrote in the very instant in which it was to be replaced or removed."""
         return conflicted_name(name, self.device, clock.today(), lambda _: False)
 
+    def executable(self, node: RemoteNode | None, entry: LocalEntry) -> bool:
+        """Return the executable bit to tell the server: the disk's, where it was changed there.
+
+        A disk that keeps no such bit says the same of every file; what the server has then stays.
+        """
+        if not self.disk.keeps_modes:
+            return node is not None and node.executable
+        known = None if node is None else self.state.synced.get(node.id)
+        if node is None or known is None or known.stat is None:
+            return entry.stat.executable
+        changed = known.stat.executable != entry.stat.executable
+        return entry.stat.executable if changed else node.executable
+
     # Notes --------------------------------------------------------------------------------
 
     def done(self, *paths: str) -> None:

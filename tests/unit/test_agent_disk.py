@@ -7,6 +7,7 @@ import stat as modes
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -533,3 +534,57 @@ def test_an_open_file_is_still_itself_until_it_is_written_or_replaced(disk: Disk
         (root / "g").write_bytes(b"two")
         (root / "g").rename(root / "f")
         assert not disk.still(opened, "f")
+
+
+# Disks that hold less ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_disk_that_keeps_no_modes_still_takes_files_and_times(disk: Disk, root: Path, number: int) -> None:
+    with patch.object(os, "fchmod", side_effect=OSError(number, "no modes")):
+        disk.prepare()
+        ready = downloaded(disk, b"content", executable=True)
+        entry = disk.install(ready, "f", expect=None)
+        changed = disk.set_attributes("f", entry, mtime_ns=5 * 10**18, executable=False)
+    assert not disk.keeps_modes
+    assert (root / "f").read_bytes() == b"content"
+    assert changed.stat.mtime_ns == (root / "f").stat().st_mtime_ns == 5 * 10**18
+
+
+def test_a_disk_that_makes_changes_of_modes_without_an_effect_keeps_none(disk: Disk) -> None:
+    assert disk.keeps_modes
+    with patch.object(os, "fchmod"):
+        disk.prepare()
+    assert not disk.keeps_modes
+
+
+def test_another_failure_to_set_a_mode_is_told(disk: Disk) -> None:
+    ready = downloaded(disk, b"content")
+    with patch.object(os, "fchmod", side_effect=OSError(errno.EIO, "broken")), pytest.raises(BlockedError):
+        disk.install(ready, "f", expect=None)
+
+
+def test_a_disk_without_symbolic_links_says_so(disk: Disk) -> None:
+    refusal = patch.object(os, "symlink", side_effect=OSError(errno.EPERM, "no links"))
+    with refusal, pytest.raises(NameImpossibleError) as caught:
+        disk.make_symlink("l", "target")
+    assert caught.value.code == "symlink_impossible"
+
+
+def test_on_a_disk_that_folds_names_only_the_listed_spelling_stands_at_a_path(disk: Disk, root: Path) -> None:
+    decomposed, composed = "cafe\u0301", "caf\u00e9"
+    (root / decomposed).write_text("x")
+    (root / "f").write_text("x")
+    real = os.stat
+
+    def folding(path: Any, **options: Any) -> os.stat_result:
+        return real({"F": "f", composed: decomposed}.get(path, path), **options)
+
+    assert disk.stands("f")
+    disk.folds_names = True
+    with patch.object(os, "stat", folding):
+        assert disk.look("F")
+        assert disk.stands("F") is None
+        assert disk.stands(composed)
+        assert disk.stands("f")
+    assert disk.stands("missing") is None
