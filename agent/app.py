@@ -1,40 +1,51 @@
 """The composition root of the agent: opens the parts of one device and runs the engine."""
 
 import asyncio
-import fcntl
-import json
-import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from agent import clock
 from agent.actions import Download, Upload
-from agent.credentials import CredentialStore
+from agent.board import Board, problems_of, read_status
 from agent.disk import Disk
-from agent.engine import Engine, HaltedError, Options, Parts
+from agent.engine import Engine, HaltedError, Options, Parts, PausedError
 from agent.errors import LocalError
 from agent.guard import Halt
+from agent.lock import listening, locked
 from agent.progress import OnProgress, PlanProgress, ignore
 from agent.push import pushes
 from agent.remote import open_api
-from agent.settings import Settings, read_choices
-from agent.state import Problem, State, StateDamagedError, StateTooNewError, Summary, read_summary
-from agent.status import AgentStatus, PathProblem, SyncReport
+from agent.settings import Choices, Settings, read_choices, save_choices
+from agent.state import PAUSED, State, StateDamagedError, StateTooNewError, read_meta
+from agent.status import SyncReport
 from agent.transfer import open_transfer
 from agent.watcher import Watcher, WatchLimitError, WatchLostError
 from libs.contracts.errors import LockstepError, UnauthenticatedError
 from libs.contracts.ids import new_id
 from libs.runtime.logs import get_logger
 
+__all__ = ["is_paused", "read_status", "run_agent", "run_sync"]
+
 log = get_logger("app")
 
 _THREADS: Final = 32
 """Threads for the disk: flushes that wait side by side are one commit of its journal."""
+_UNHEARD_SECONDS: Final = 5.0
+"""Between looks at whether the user paused, where nobody can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """What stopped a run: a guard, an error, the user; nothing when it is done."""
+
+    halt: Halt | None = None
+    failure: LockstepError | None = None
+    paused: bool = False
 
 
 async def run_sync(
@@ -45,30 +56,34 @@ async def run_sync(
     Raises `LocalError` when it cannot begin ("already_running", "not_signed_in", …).
     """
     started = time.monotonic()
-    options = Options(allow_mass_delete=allow_mass_delete)
-    async with open_parts(settings, folder, options) as parts:
-        _show_progress(parts, on_progress)
+    if is_paused(settings):
+        return SyncReport(paused=True)
+    async with open_parts(settings, folder, Options(allow_mass_delete=allow_mass_delete)) as parts:
         async with asyncio.TaskGroup() as tasks:
             engine = Engine(parts, tasks)
-            halt, failure = await _outcome(engine)
+            board = _connect_displays(parts, engine, on_progress)
+            with listening(settings.nudge_path, engine.pause_changed):
+                end = await _outcome(engine)
             engine.stop()
-        report = _report(parts, engine, started, halt, failure)
-        if report.in_step:
+        report = _report(parts, engine, started, end)
+        if report.in_step and not end.paused:
             parts.state.put("synced_at", str(clock.now()))
-        _save_phase(parts.state, engine, "stopped", halt)
+        board.tell("stopped", end.halt)
         return report
 
 
-async def _outcome(engine: Engine) -> tuple[Halt | None, LockstepError | None]:
-    """Run once and return what stopped it: a guard, or an error."""
+async def _outcome(engine: Engine) -> _End:
+    """Run once and return what stopped it."""
     try:
         await engine.run_once()
     except HaltedError as error:
-        return error.halt, None
+        return _End(halt=error.halt)
+    except PausedError:
+        return _End(paused=True)
     except LockstepError as error:
-        return None, error
+        return _End(failure=error)
     else:
-        return None, None
+        return _End()
 
 
 async def run_agent(
@@ -79,27 +94,34 @@ async def run_agent(
     Raises `LocalError` as `run_sync`.
     """
     started = time.monotonic()
-    options = Options(allow_mass_delete=allow_mass_delete)
-    async with open_parts(settings, folder, options) as parts:
-        _show_progress(parts, on_progress)
+    async with open_parts(settings, folder, Options(allow_mass_delete=allow_mass_delete)) as parts:
         async with asyncio.TaskGroup() as tasks:
             engine = Engine(parts, tasks)
-            options.on_status = lambda phase, halt: _save_phase(parts.state, engine, phase, halt)
-            _save_phase(parts.state, engine, "working", None)
-            hints = [
-                tasks.create_task(_watch(parts, engine, folder), name="watch"),
-                tasks.create_task(_listen(parts, engine), name="push"),
-                tasks.create_task(engine.every(settings.poll_seconds, engine.feed_due), name="poll"),
-                tasks.create_task(engine.every(settings.rescan_seconds, engine.touch_all), name="rescan"),
-            ]
-            try:
-                failure = await engine.run()
-            finally:
-                engine.stop()
-                for task in hints:
-                    task.cancel()
-                _save_phase(parts.state, engine, "stopped", None)
-        return _report(parts, engine, started, None, failure)
+            board = _connect_displays(parts, engine, on_progress)
+            with listening(settings.nudge_path, engine.pause_changed) as heard:
+                hints = [
+                    tasks.create_task(_watch(parts, engine, folder), name="watch"),
+                    tasks.create_task(_listen(parts, engine), name="push"),
+                    tasks.create_task(engine.every(settings.poll_seconds, engine.feed_due), name="poll"),
+                    tasks.create_task(engine.every(settings.rescan_seconds, engine.touch_all), name="rescan"),
+                ]
+                if not heard:
+                    hints.append(tasks.create_task(engine.every(_UNHEARD_SECONDS, engine.pause_changed)))
+                try:
+                    failure = await engine.run()
+                finally:
+                    engine.stop()
+                    for task in hints:
+                        task.cancel()
+                    board.tell("stopped")
+        return _report(parts, engine, started, _End(failure=failure))
+
+
+def is_paused(settings: Settings) -> bool:
+    """Whether the user wants this device to rest; a memory that cannot be read says no."""
+    with suppress(StateDamagedError, StateTooNewError):
+        return read_meta(settings.state_path, PAUSED) is not None
+    return False
 
 
 async def _watch(parts: Parts, engine: Engine, folder: Path) -> None:
@@ -136,22 +158,27 @@ async def _listen(parts: Parts, engine: Engine) -> None:
         await asyncio.sleep(parts.settings.push_retry_cap)
 
 
-def _show_progress(parts: Parts, on_progress: OnProgress) -> None:
-    """Tell `on_progress` what is to travel, from each plan, and what has travelled."""
-    progress = PlanProgress(parts.transfer.tally)
+def _connect_displays(parts: Parts, engine: Engine, on_progress: OnProgress) -> Board:
+    """Keep `status` and the progress display told of what is done, is to travel and has travelled."""
+    tally = parts.transfer.tally
+    progress = PlanProgress(tally)
+    board = Board(parts.state, engine, progress.now)
 
     def planned(uploads: list[Upload], downloads: list[Download]) -> None:
         progress.announce((u.entry.path, u.entry.content_hash, u.entry.stat.size) for u in uploads)
         progress.announce((d.path, d.node.content_hash, d.node.size) for d in downloads)
         on_progress(progress.now())
 
-    parts.options.on_plan = planned
-    parts.transfer.tally.on_change = lambda *_: on_progress(progress.now())
+    def moved(_count: int) -> None:
+        on_progress(progress.now())
+        board.tick()
+
+    parts.options.on_plan, parts.options.on_status, tally.on_change = planned, board.tell, moved
+    board.tell("working")
+    return board
 
 
-def _report(
-    parts: Parts, engine: Engine, started: float, halt: Halt | None, failure: LockstepError | None
-) -> SyncReport:
+def _report(parts: Parts, engine: Engine, started: float, end: _End) -> SyncReport:
     tally = engine.work.tally
     return SyncReport(
         uploaded_files=tally.uploaded_files,
@@ -164,91 +191,10 @@ def _report(
         moved=tally.moved,
         problems=problems_of(parts.state, engine),
         seconds=time.monotonic() - started,
-        halted=None if halt is None else halt.detail,
-        failure=failure,
+        halted=None if end.halt is None else end.halt.detail,
+        failure=end.failure,
+        paused=end.paused,
     )
-
-
-def problems_of(state: State, engine: Engine) -> tuple[PathProblem, ...]:
-    """Return every path that is not in step, with its reason."""
-    found = {
-        path: PathProblem(_printable(path), trouble.code, trouble.detail)
-        for path, trouble in engine.troubles.items()
-    }
-    for problem in state.problems.values():
-        found[problem.path] = _path_problem(problem)
-    return tuple(found[path] for path in sorted(found))
-
-
-def _path_problem(problem: Problem) -> PathProblem:
-    return PathProblem(_printable(problem.path), problem.code, problem.detail, problem.retry_at)
-
-
-def _printable(path: str) -> str:
-    return os.fsencode(path).decode(errors="replace")
-
-
-# What `status` shows --------------------------------------------------------------------------
-
-
-def _save_phase(state: State, engine: Engine, phase: str, halt: Halt | None) -> None:
-    """Keep where `status` finds it what the engine is doing, and what the last plan left alone."""
-    said = {
-        "phase": phase,
-        "at": clock.now(),
-        "halted": None if halt is None else halt.detail,
-        "to_do": engine.to_do,
-        "troubles": [[_printable(p), t.code, t.detail] for p, t in sorted(engine.troubles.items())],
-    }
-    state.put("phase", json.dumps(said))
-
-
-def read_status(settings: Settings) -> AgentStatus:
-    """Return what this device knows, without asking the server and while an agent may run."""
-    credentials = CredentialStore(settings).load()
-    folder = read_choices(settings).folder
-    if credentials is None:
-        return AgentStatus(folder=folder)
-    linked = AgentStatus(
-        server=credentials.server,
-        device=credentials.device_name,
-        device_id=credentials.device_id,
-        folder=folder,
-        running=is_locked(settings.lock_path),
-    )
-    summary = read_summary(settings.state_path)
-    return linked if summary is None else _with_summary(linked, summary)
-
-
-def _with_summary(linked: AgentStatus, summary: Summary) -> AgentStatus:
-    said = json.loads(summary.phase or "{}")
-    problems = {path: PathProblem(path, code, detail) for path, code, detail in said.get("troubles", [])}
-    problems.update({_printable(p.path): _path_problem(p) for p in summary.problems})
-    return replace(
-        linked,
-        files=summary.files,
-        pending=int(said.get("to_do", 0)),
-        problems=tuple(problems[path] for path in sorted(problems)),
-        synced=summary.synced_at is not None or said.get("phase") == "in_step",
-        phase=said.get("phase", "working"),
-        halted=said.get("halted"),
-    )
-
-
-def is_locked(path: Path) -> bool:
-    """Say whether an agent of this device runs."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(fd)
 
 
 # Opening --------------------------------------------------------------------------------------
@@ -264,7 +210,8 @@ async def open_parts(settings: Settings, folder: Path, options: Options) -> Asyn
             state = open_state(settings.state_path, credentials.namespace_id)
             disk = Disk(folder, trash_days=settings.trash_days)
             try:
-                adopt_root(state, disk, folder)
+                if adopt_root(state, disk, folder) or read_choices(settings).folder is None:
+                    save_choices(settings, Choices(server=credentials.server, folder=str(folder)))
                 yield Parts(
                     settings=settings,
                     state=state,
@@ -277,25 +224,6 @@ async def open_parts(settings: Settings, folder: Path, options: Options) -> Asyn
                 )
             finally:
                 state.close()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of the device's state. Raises `LocalError` "already_running"."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        _lock(fd)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _lock(fd: int) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise LocalError(code="already_running") from error
 
 
 def open_state(path: Path, namespace_id: str) -> State:
@@ -330,17 +258,25 @@ def set_aside(path: Path, label: str) -> None:
             part.rename(path.with_name(f"{path.name}.{label}-{stamp}{suffix}"))
 
 
-def adopt_root(state: State, disk: Disk, folder: Path) -> None:
-    """Mark a folder that this device never synced; one that it did must carry its marker."""
+def adopt_root(state: State, disk: Disk, folder: Path) -> bool:
+    """Mark a folder that this device never synced; one that it did must carry its marker.
+
+    Returns whether it is this device's folder now.
+    """
     expected = state.get("root_id")
     if expected is not None:
-        if disk.root_state().marker == expected:
+        known = disk.root_state().marker == expected
+        if known:
             disk.prepare()
-        return
-    folder.mkdir(parents=True, exist_ok=True)
+        return known
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LocalError(f"{folder} cannot be used: {error.strerror}", code="folder_unusable") from error
     disk.prepare()
     marker = disk.marker()
     if marker is None:
         marker = new_id()
         disk.write_marker(marker)
     state.put("root_id", marker)
+    return True

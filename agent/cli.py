@@ -25,8 +25,10 @@ app = typer.Typer(
 )
 devices_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 trash_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+service_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(devices_app, name="devices", help="List the devices of the account.")
 app.add_typer(trash_app, name="trash", help="List what was deleted, last deleted first.")
+app.add_typer(service_app, name="service", help="Start the agent at login (systemd user unit).")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Server = Annotated[str, typer.Option(help="URL of the server; plain http only to this machine itself.")]
@@ -37,6 +39,15 @@ RemotePath = Annotated[
     str, typer.Argument(help="Path below the root; a leading / is allowed.", metavar="PATH")
 ]
 Folder = Annotated[str, typer.Argument(help="The folder to keep in step; made when it is missing.")]
+LocalPath = Annotated[
+    str, typer.Argument(help="Path below the root, or an absolute one in the folder.", metavar="PATH")
+]
+ServiceFolder = Annotated[
+    str | None, typer.Argument(help="The folder; the one that was synced last when absent.")
+]
+AllowMassDelete = Annotated[
+    bool, typer.Option("--allow-mass-delete", help="Let a deletion of most files pass this once.")
+]
 
 
 @app.command()
@@ -86,13 +97,7 @@ def logout(as_json: Json = False) -> int:
 
 
 @app.command()
-def sync(
-    folder: Folder,
-    allow_mass_delete: Annotated[
-        bool, typer.Option("--allow-mass-delete", help="Let a deletion of most files pass this once.")
-    ] = False,
-    as_json: Json = False,
-) -> int:
+def sync(folder: Folder, allow_mass_delete: AllowMassDelete = False, as_json: Json = False) -> int:
     """Run once in both directions until in step; waits for its commits."""
     from agent.commands import context
     from agent.commands import folder as commands
@@ -103,12 +108,16 @@ def sync(
 
 
 @app.command()
-def start(folder: Folder, as_json: Json = False) -> int:
+def start(folder: Folder, allow_mass_delete: AllowMassDelete = False, as_json: Json = False) -> int:
     """Keep a folder in step until interrupted (in the foreground)."""
     from agent.commands import context
     from agent.commands import folder as commands
 
-    return context.run(lambda run: commands.start(run, folder), as_json=as_json, log_level="info")
+    return context.run(
+        lambda run: commands.start(run, folder, allow_mass_delete=allow_mass_delete),
+        as_json=as_json,
+        log_level="info",
+    )
 
 
 @app.command()
@@ -118,6 +127,48 @@ def status(as_json: Json = False) -> int:
     from agent.commands import folder as commands
 
     return context.run(commands.status, as_json=as_json)
+
+
+@app.command()
+def pause(as_json: Json = False) -> int:
+    """Have this device rest until `resume`; a running agent stops at once. Holds over restarts."""
+    from agent.commands import context
+    from agent.commands import folder as commands
+
+    return context.run(commands.pause, as_json=as_json)
+
+
+@app.command()
+def resume(as_json: Json = False) -> int:
+    """Go on after `pause`, with everything that came meanwhile."""
+    from agent.commands import context
+    from agent.commands import folder as commands
+
+    return context.run(commands.resume, as_json=as_json)
+
+
+@app.command()
+def why(path: LocalPath, as_json: Json = False) -> int:
+    """Say why a path is in step or not, without asking the server. 0 when it is, or is ignored."""
+    from agent.commands import context, explain
+
+    return context.run(lambda run: explain.why(run, path), as_json=as_json)
+
+
+@app.command()
+def plan(folder: Folder, as_json: Json = False) -> int:
+    """Show what a sync would do; nothing is changed. 0 when there is nothing to do."""
+    from agent.commands import context, explain
+
+    return context.run(lambda run: explain.plan(run, folder), as_json=as_json)
+
+
+@app.command()
+def ignored(path: LocalPath, as_json: Json = False) -> int:
+    """Say whether a rule leaves a path alone, and which. The path need not be there."""
+    from agent.commands import context, explain
+
+    return context.run(lambda run: explain.ignored(run, path), as_json=as_json)
 
 
 @app.command()
@@ -245,6 +296,30 @@ def devices_revoke(
     from agent.commands import account, context
 
     return context.run(lambda run: account.revoke(run, device_id), as_json=as_json)
+
+
+@service_app.command("install")
+def service_install(folder: ServiceFolder = None, as_json: Json = False) -> int:
+    """Start the agent now and at every login."""
+    from agent.commands import context, service
+
+    return context.run(lambda run: service.install(run, folder), as_json=as_json)
+
+
+@service_app.command("uninstall")
+def service_uninstall(as_json: Json = False) -> int:
+    """Stop the agent that `install` started, and do not start it any more."""
+    from agent.commands import context, service
+
+    return context.run(service.uninstall, as_json=as_json)
+
+
+@service_app.command("status")
+def service_status(as_json: Json = False) -> int:
+    """Show whether the agent starts at login, and whether it runs."""
+    from agent.commands import context, service
+
+    return context.run(service.status, as_json=as_json)
 
 
 @app.command()

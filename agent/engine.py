@@ -14,7 +14,6 @@ from agent.actions import Action, Download, Plan, Upload
 from agent.disk import Disk
 from agent.executor import Executor, Work
 from agent.feed import Feed
-from agent.focus import focused
 from agent.guard import (
     Deletions,
     Halt,
@@ -24,20 +23,17 @@ from agent.guard import (
     mass_deletion_halt,
     root_halt,
 )
-from agent.identity import identify
 from agent.leftovers import rescue_leftovers
-from agent.merge import Trees
-from agent.model import Kind, Trouble
+from agent.model import Trouble
 from agent.observer import Observer
-from agent.planner import Rules, plan
+from agent.planning import Planning, synced_files, waiting
 from agent.push import Connected, Disconnected, Push, Resync
 from agent.remote import Api
 from agent.settings import Settings
-from agent.state import State
+from agent.state import PAUSED, State
 from agent.transfer import Transfer
 from libs.contracts.api import PushChanges, PushHeads, PushRevoked
 from libs.contracts.errors import UnauthenticatedError, UnavailableError
-from libs.contracts.paths import name_key
 from libs.runtime.backoff import Backoff
 from libs.runtime.logs import get_logger
 
@@ -46,6 +42,7 @@ log = get_logger("engine")
 _IDLE_ROUNDS = 8
 """Rounds without progress after which the loop waits for a hint instead of planning again."""
 _WINDOW_SECONDS = 600.0
+_LONGEST_WAIT = 60.0
 _OFFLINE = Backoff(0.5, 30.0)
 
 
@@ -74,6 +71,10 @@ class HaltedError(Exception):
         self.halt = halt
 
 
+class PausedError(Exception):
+    """The user wants this device to rest."""
+
+
 @dataclass(slots=True)
 class Options:
     """What the caller chose."""
@@ -82,7 +83,7 @@ class Options:
     on_plan: Callable[[list[Upload], list[Download]], None] = lambda _u, _d: None
     """Told of the transfers of each plan, for the progress display."""
     on_status: Callable[[str, Halt | None], None] = lambda _phase, _halt: None
-    """Told what the agent is doing: "in_step", "working", "offline", "halted"."""
+    """Told what the agent is doing: "in_step", "working", "offline", "halted", "paused"."""
 
 
 @dataclass(slots=True)
@@ -110,9 +111,10 @@ class Engine:
         self.executor = Executor(self.work, tasks, self._wake.set)
         self.feed = Feed(parts.state, parts.api, parts.namespace_id)
         self.observer = Observer(parts.state, parts.disk, parts.settings)
+        self._planning = Planning(parts.state, self.observer, parts.disk, parts.namespace_id, parts.device)
         self.troubles: dict[str, Trouble] = {}
         """Why paths are not in step, as the last plan said."""
-        self.to_do = 0
+        self.planned: tuple[Action, ...] = ()
         """Actions of the last plan."""
         self._feed_due = True
         self._allow_mass_delete = parts.options.allow_mass_delete
@@ -165,24 +167,53 @@ class Engine:
                 return
         self._wake.set()
 
+    def pause_changed(self) -> None:
+        """The user paused or resumed: transfers end at once, or everything goes on."""
+        self.is_paused()
+        self._wake.set()
+
+    def is_paused(self) -> bool:
+        """Whether the user wants this device to rest, as the memory says now.
+
+        Transfers under way are ended where they are; the next plans go on from there. What was cut
+        short may have changed the disk unrecorded, so everything is looked at then.
+        """
+        paused = self._state.get(PAUSED) is not None
+        if paused and not self.executor.paused:
+            self.observer.full = self._feed_due = True
+            self.executor.pause()
+        elif not paused:
+            self.executor.paused = False
+        return paused
+
+    def _check_wanted(self) -> None:
+        """Raise `UnauthenticatedError` or `PausedError` when nothing may be done any more."""
+        if self._revoked:
+            raise UnauthenticatedError(code="device_revoked")
+        if self.is_paused():
+            raise PausedError
+
     # The loop -----------------------------------------------------------------------------
 
     async def converge(self) -> None:
         """Work until there is nothing to do now.
 
-        Raises `HaltedError`, `UnavailableError`, `UnauthenticatedError`.
+        Raises `HaltedError`, `PausedError`, `UnavailableError`, `UnauthenticatedError`.
         """
+        self._check_wanted()
         if self._unswept:
             await self._sweep()
         idle = 0
         while True:
             await self._observe()
-            found = self._plan()
-            self.troubles, self.to_do = found.troubles, len(found.actions)
+            found = self._planning.plan(self.suspended())
+            self.troubles, self.planned = found.troubles, found.actions
             if not found.actions:
                 self._drop_settled()
                 return
             self._guard(found)
+            self._check_wanted()
+            self._tell("working")
             self._announce(found.actions)
             self.work.progressed = False
             await self.executor.run(found, feed_seq=self.feed.seq)
@@ -217,8 +248,7 @@ class Engine:
     async def _observe(self) -> None:
         self.executor.check()
         self._collect_hints()
-        if self._revoked:
-            raise UnauthenticatedError(code="device_revoked")
+        self._check_wanted()
         if self._feed_due:
             self._feed_due = False
             try:
@@ -247,42 +277,29 @@ class Engine:
             self._unprepared = False
 
     def _check_emptied(self) -> None:
-        halt = emptied_halt(len(self._state.local), self._synced_files(), allowed=self._allow_mass_delete)
+        halt = emptied_halt(
+            len(self._state.local), synced_files(self._state), allowed=self._allow_mass_delete
+        )
         if halt is not None:
             self.observer.full = True
             raise HaltedError(halt)
 
-    def _plan(self) -> Plan:
-        root_id = self._parts.namespace_id
-        tree = identify(self._state.local, self._state.synced, root_id, self.observer.opaque)
-        held = self.observer.held(root_id)
-        trees = focused(Trees(root_id, self._state.remote, tree, self._state.synced, held))
-        rules = Rules(self._parts.device, clock.today(), self._fold)
-        return plan(trees, rules, self.suspended())
-
-    def _fold(self, name: str) -> str:
-        """Return the form in which the disk compares names."""
-        key = name_key(name)
-        return key.casefold() if self._parts.disk.folds_names else key
-
     def suspended(self) -> frozenset[str]:
         """Return the paths to leave alone for now."""
-        now = clock.now()
-        waiting = {p.path for p in self._state.problems.values() if p.retry_at is None or p.retry_at > now}
-        return frozenset(waiting) | self.executor.in_flight
+        return waiting(self._state) | self.executor.in_flight
 
     def _guard(self, found: Plan) -> None:
         planned = deletions_of(found.actions)
         halt = mass_deletion_halt(
-            planned, recent=self._recent.sum(), files=self._synced_files(), allowed=self._allow_mass_delete
+            planned,
+            recent=self._recent.sum(),
+            files=synced_files(self._state),
+            allowed=self._allow_mass_delete,
         ) or self._disk_full(found.actions)
         if halt is not None:
             raise HaltedError(halt)
         if not self._allow_mass_delete:
             self._recent.note(planned)
-
-    def _synced_files(self) -> int:
-        return sum(node.kind is not Kind.FOLDER for node in self._state.synced.values())
 
     def _disk_full(self, actions: Iterable[Action]) -> Halt | None:
         downloads = [action for action in actions if isinstance(action, Download)]
@@ -335,7 +352,8 @@ class Engine:
     async def run(self) -> UnauthenticatedError:
         """Keep the folder in step until cancelled, or return why the device is not let in any more."""
         failures = 0
-        self._state.drop_problems(list(self._state.problems))
+        if not self.is_paused():
+            self._state.drop_problems(list(self._state.problems))
         while True:
             self._wake.clear()
             try:
@@ -360,6 +378,9 @@ class Engine:
         except HaltedError as error:
             log.error("halted", code=error.halt.code, detail=error.halt.detail)  # noqa: TRY400 - no failure
             self._tell("halted", error.halt)
+        except PausedError:
+            self._tell("paused")
+            return False
         except UnavailableError as error:
             log.info("offline", detail=error.detail)
             self._tell("offline")
@@ -383,10 +404,12 @@ class Engine:
 
     def _until_next(self) -> float:
         """Return the seconds until something is to be looked at without a hint."""
+        if self.executor.paused:
+            return _LONGEST_WAIT
         due = [p.retry_at for p in self._state.problems.values() if p.retry_at is not None]
         if self.observer.recheck_at is not None:
             due.append(self.observer.recheck_at)
-        return max(0.05, min((moment - clock.now() for moment in due), default=60.0))
+        return max(0.05, min((moment - clock.now() for moment in due), default=_LONGEST_WAIT))
 
     def _on_timer(self) -> None:
         if self.observer.recheck_at is not None and self.observer.recheck_at <= clock.now():

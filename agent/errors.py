@@ -27,6 +27,14 @@ AGENT_CODES: Final[dict[str, str]] = {
     "interrupted": "Interrupted",
     "already_running": "Another sync or agent of this device is running",
     "state_too_new": "The state was written by a newer version of the agent",
+    "state_damaged": "The state is damaged; the next sync sets it aside and observes everything anew",
+    "folder_unusable": "The folder cannot be used",
+    "no_folder": "No folder was synced on this device yet; use `lockstep sync FOLDER`",
+    "unknown_path": "Neither server nor folder have anything at this path",
+    "outside_folder": "The path is not in the synced folder",
+    "no_executable": "The `lockstep` program was not found on this machine",
+    "unit_impossible": "A path holds characters that a systemd unit cannot",
+    "systemd_failed": "systemd refused",
 }
 """Every code of the agent's own with its sentence."""
 
@@ -54,7 +62,9 @@ _PRECEDENCE: Final = (
     ExitCode.PROBLEMS,
     ExitCode.DONE,
 )
-_USAGE: Final = frozenset({"usage", "insecure_server", "already_linked", "unsupported_platform"})
+_USAGE: Final = frozenset(
+    {"usage", "insecure_server", "already_linked", "unsupported_platform", "no_folder", "outside_folder"}
+)
 
 
 class LocalError(LockstepError):

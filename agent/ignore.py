@@ -52,6 +52,26 @@ class BadRule:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The rule that ignores a path; as text, the rule and where it comes from."""
+
+    pattern: str
+    line: int | None = None
+    """Its line in the ignore file; None for a built-in name."""
+    why: str | None = None
+    """What makes files of a built-in name."""
+    folder: str | None = None
+    """The folder that it matches, when it is about a folder: the path itself, or one above it."""
+
+    def __str__(self) -> str:
+        """Return it in one line."""
+        if self.line is None:
+            return f"built in: {self.pattern} ({self.why})"
+        text = f"{IGNORE_FILE}:{self.line}: {self.pattern}"
+        return text if self.folder is None else f"{text} (folder {self.folder})"
+
+
 class IgnoreRules:
     """The rules of one synced folder. The last rule that matches decides; `!` takes a match back.
 
@@ -64,10 +84,15 @@ class IgnoreRules:
         self._lines: list[tuple[int, str, RegexPattern]] = []
         for number, line in enumerate(text.splitlines(), start=1):
             self._add(number, line)
-        self._folders: dict[str, str | None] = {}
+        self._folders: dict[str, Match | None] = {}
 
     def match(self, path: str, is_dir: bool) -> str | None:  # noqa: FBT001  one question, two facts
         """Return which rule ignores a path, and where the rule comes from; None when none does."""
+        found = self.find(path, is_dir)
+        return None if found is None else str(found)
+
+    def find(self, path: str, is_dir: bool) -> Match | None:  # noqa: FBT001  as `match`
+        """Return the rule that ignores a path; None when none does."""
         parent = path.rpartition("/")[0]
         if parent:
             above = self._folder(parent)
@@ -77,9 +102,9 @@ class IgnoreRules:
 
     def ignores(self, path: str, is_dir: bool) -> bool:  # noqa: FBT001  as `match`
         """Say whether a path is ignored."""
-        return self.match(path, is_dir) is not None
+        return self.find(path, is_dir) is not None
 
-    def _folder(self, path: str) -> str | None:
+    def _folder(self, path: str) -> Match | None:
         """Return why a folder is ignored, by itself or with one above; remembered, for a scan asks often."""
         if path not in self._folders:
             parent = path.rpartition("/")[0]
@@ -87,11 +112,11 @@ class IgnoreRules:
             self._folders[path] = above or self._own(path, is_dir=True)
         return self._folders[path]
 
-    def _own(self, path: str, *, is_dir: bool) -> str | None:
+    def _own(self, path: str, *, is_dir: bool) -> Match | None:
         text = f"{path}/" if is_dir else path
         for number, line, pattern in reversed(self._lines):
             if _is_about(pattern, text):
-                return _named(number, line, path, is_dir=is_dir) if pattern.include else None
+                return Match(line, number, folder=path if is_dir else None) if pattern.include else None
         return None if is_dir else _built_in(path)
 
     def _add(self, number: int, line: str) -> None:
@@ -120,12 +145,8 @@ def _is_about(pattern: RegexPattern, text: str) -> bool:
     return all(found.end(group) in {-1, len(text)} for group in found.groupdict())
 
 
-def _named(number: int, line: str, path: str, *, is_dir: bool) -> str:
-    return f"{IGNORE_FILE}:{number}: {line}" + (f" (folder {path})" if is_dir else "")
-
-
-def _built_in(path: str) -> str | None:
+def _built_in(path: str) -> Match | None:
     name = path.rpartition("/")[2]
     if _BUILT_IN_NAME.match(name) is None:
         return None
-    return next(f"built in: {pattern} ({why})" for regex, pattern, why in _BUILT_IN_EACH if regex.match(name))
+    return next(Match(pattern, why=why) for regex, pattern, why in _BUILT_IN_EACH if regex.match(name))

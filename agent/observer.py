@@ -59,13 +59,13 @@ class Observer:
 
     def _take_dirty(self) -> set[str] | None:
         if self.full or IGNORE_FILE in self.dirty:
-            self._read_rules()
+            self.read_rules()
         dirty = None if self.full else set(self.dirty)
         self.full = False
         self.dirty.clear()
         return dirty
 
-    def _read_rules(self) -> None:
+    def read_rules(self) -> None:
         """Read the ignore rules; when they changed, look at everything."""
         text = self._current_text()
         if text != self._text:
@@ -77,10 +77,7 @@ class Observer:
     def _current_text(self) -> str:
         """Return what the rules file says; while it cannot be read the rules stay as they are."""
         try:
-            with self._disk.open_for_read(IGNORE_FILE) as opened:
-                return os.pread(opened.fd, _RULES_BYTES, 0).decode(errors="replace")
-        except VanishedError:
-            return ""
+            return rules_text(self._disk)
         except DiskError as error:
             log.warning("ignore rules cannot be read", code=error.code)
             return self._text
@@ -132,7 +129,7 @@ class Observer:
         """Whether the rules leave a path alone."""
         key = (path, is_folder)
         if key not in self._ignored:
-            self._ignored[key] = self.rules.match(path, is_folder) is not None
+            self._ignored[key] = self.rules.ignores(path, is_folder)
         return self._ignored[key]
 
     def held(self, root_id: str) -> dict[str, None]:
@@ -157,6 +154,15 @@ class Observer:
                     yield node.id
                 below += [(path, ignored, child) for child in children.get(node.id, ())]
             level = below
+
+
+def rules_text(disk: Disk) -> str:
+    """Return what the rules file says; nothing when there is none. Raises `DiskError`."""
+    try:
+        with disk.open_for_read(IGNORE_FILE) as opened:
+            return os.pread(opened.fd, _RULES_BYTES, 0).decode(errors="replace")
+    except VanishedError:
+        return ""
 
 
 def _opaque(known: frozenset[str], dirty: set[str] | None, result: ScanResult) -> frozenset[str]:

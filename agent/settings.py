@@ -15,6 +15,11 @@ from agent.errors import LocalError
 from agent.files import write_durably
 
 
+def default_home() -> Path:
+    """Return the home of the device of who set none: the platform's user data folder."""
+    return Path(user_data_dir("lockstep", appauthor=False))
+
+
 class Settings(BaseSettings):
     """Paths, limits and times. Times are in seconds."""
 
@@ -26,10 +31,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    home: Path = Field(
-        default_factory=lambda: Path(user_data_dir("lockstep", appauthor=False)),
-        validation_alias="LOCKSTEP_HOME",
-    )
+    home: Path = Field(default_factory=default_home, validation_alias="LOCKSTEP_HOME")
     """One device: settings, credentials, state."""
 
     poll_seconds: float = 300.0
@@ -108,6 +110,11 @@ class Settings(BaseSettings):
     def lock_path(self) -> Path:
         """Locked by the one `sync` or `start` of this home."""
         return self.folder / "lock"
+
+    @property
+    def nudge_path(self) -> Path:
+        """The pipe by which other commands tell the running agent to look at the memory."""
+        return self.folder / "nudge"
 
     @property
     def choices_path(self) -> Path:

@@ -10,34 +10,39 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from agent import clock
+from agent.errors import LocalError
 from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
 
 SCHEMA_VERSION: Final = 1
+PAUSED: Final = "paused"
+"""The key of `meta` that is there while the user wants this device to rest (since when)."""
+PHASE: Final = "phase"
+"""The key of `meta` under which the agent says what it does: see `agent.board`."""
 
 _SCHEMA: Final = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE remote (
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS remote (
     id TEXT PRIMARY KEY, parent_id TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
     seq INTEGER NOT NULL, deleted INTEGER NOT NULL, version_id TEXT, size INTEGER NOT NULL,
     content_hash TEXT, mtime_ns INTEGER NOT NULL, executable INTEGER NOT NULL,
     symlink_target TEXT, epoch INTEGER NOT NULL, device TEXT
 ) STRICT;
-CREATE TABLE local (
+CREATE TABLE IF NOT EXISTS local (
     path BLOB PRIMARY KEY, kind TEXT NOT NULL, stat TEXT NOT NULL, content_hash TEXT,
     symlink_target BLOB, trouble TEXT, hashed_at REAL NOT NULL
 ) STRICT;
-CREATE TABLE synced (
+CREATE TABLE IF NOT EXISTS synced (
     id TEXT PRIMARY KEY, parent_id TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
     version_id TEXT, content_hash TEXT, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     executable INTEGER NOT NULL, symlink_target TEXT, stat TEXT, epoch INTEGER NOT NULL
 ) STRICT;
-CREATE TABLE problems (
+CREATE TABLE IF NOT EXISTS problems (
     path BLOB PRIMARY KEY, code TEXT NOT NULL, detail TEXT NOT NULL, attempts INTEGER NOT NULL,
     retry_at REAL
 ) STRICT;
@@ -70,10 +75,14 @@ class Problem:
 class State:
     """The open memory. Used by one thread; one agent at a time (see the lock in `app`)."""
 
-    def __init__(self, path: Path, *, readonly: bool = False) -> None:
-        """Open or create the file. Raises `StateTooNewError`, `StateDamagedError`."""
+    def __init__(self, path: Path, *, copy: bool = False) -> None:
+        """Open or create the file. Raises `StateTooNewError`, `StateDamagedError`.
+
+        With `copy` it is a copy in RAM of one moment, empty when there is no file: an agent may go
+        on writing, and nothing that is done to the copy reaches the disk.
+        """
         self.path = path
-        self._db = _connect(path, readonly=readonly)
+        self._db = _copied(path) if copy else _connect(path)
         self._inside = False
         self.remote: dict[str, RemoteNode] = {}
         self.local: dict[str, LocalEntry] = {}
@@ -239,6 +248,17 @@ class State:
 
 
 @contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise `LocalError` "state_too_new" or "state_damaged" where a command only reads or notes."""
+    try:
+        yield
+    except StateTooNewError as error:
+        raise LocalError(str(error), code="state_too_new") from error
+    except StateDamagedError as error:
+        raise LocalError(code="state_damaged") from error
+
+
+@contextmanager
 def damage_told() -> Iterator[None]:
     """Raise `StateDamagedError` for what SQLite calls corrupt; other errors stay what they are."""
     try:
@@ -249,7 +269,20 @@ def damage_told() -> Iterator[None]:
         raise
 
 
-def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
+def _copied(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        if path.exists():
+            with damage_told(), closing(_connect(path, readonly=True)) as source:
+                source.backup(db)
+        _migrate(db, readonly=False)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     mode = "ro" if readonly else "rwc"
     db = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=10
@@ -273,7 +306,7 @@ def _migrate(db: sqlite3.Connection, *, readonly: bool) -> None:
             f"state.db has schema {version}, this agent knows {SCHEMA_VERSION}: upgrade it"
         )
     if version == 0 and not readonly:
-        db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+        db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
 
 
 # Rows ---------------------------------------------------------------------------------------
@@ -356,20 +389,56 @@ class Summary:
     files: int
     problems: tuple[Problem, ...]
     phase: str | None
-    """JSON that the agent keeps under "phase"."""
+    """JSON that the agent keeps under `PHASE`."""
     synced_at: float | None
+    paused: bool = False
+
+
+@contextmanager
+def _read_only(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """Open a memory that another process may be writing, or about to make; None when there is none."""
+    if not path.exists():
+        yield None
+        return
+    with damage_told(), closing(_connect(path, readonly=True)) as db:
+        is_made = db.execute("PRAGMA user_version").fetchone()[0] > 0
+        yield db if is_made else None
 
 
 def read_summary(path: Path) -> Summary | None:
-    """Read a memory that another process may be writing; None when there is none."""
-    if not path.exists():
-        return None
-    db = _connect(path, readonly=True)
-    try:
+    """Read a memory that another process may be writing; None when there is none.
+
+    Raises `StateTooNewError`, `StateDamagedError`.
+    """
+    with _read_only(path) as db:
+        if db is None:
+            return None
         meta = dict(db.execute("SELECT key, value FROM meta"))
         files = db.execute("SELECT COUNT(*) FROM synced WHERE kind != 'folder'").fetchone()[0]
         problems = tuple(map(_problem, db.execute("SELECT * FROM problems ORDER BY path")))
-    finally:
-        db.close()
     at = meta.get("synced_at")
-    return Summary(int(files), problems, meta.get("phase"), None if at is None else float(at))
+    synced_at = None if at is None else float(at)
+    return Summary(int(files), problems, meta.get(PHASE), synced_at, PAUSED in meta)
+
+
+def read_meta(path: Path, key: str) -> str | None:
+    """Return one value of a memory that another process may be writing; None when there is none.
+
+    Raises as `read_summary`.
+    """
+    with _read_only(path) as db:
+        row = None if db is None else db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def set_paused(path: Path, *, paused: bool) -> None:
+    """Remember that the user wants this device to rest, or not any more. An agent may be running.
+
+    Raises `StateTooNewError`, `StateDamagedError`.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with damage_told(), closing(_connect(path)) as db:
+        if paused:
+            db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (PAUSED, str(clock.now())))
+        else:
+            db.execute("DELETE FROM meta WHERE key = ?", (PAUSED,))

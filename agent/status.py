@@ -1,7 +1,8 @@
 """What `sync` and `status` say, and the exit code that it means. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agent.errors import ExitCode, exit_code_of, worst
@@ -32,6 +33,7 @@ class SyncReport:
     """How one run went. `halted` is the sentence of a guard that stopped it.
 
     `failure` is what ended the run early: the server away, the device not signed in any more.
+    `paused`: the user wants this device to rest, so nothing more was done.
     """
 
     uploaded_files: int = 0
@@ -48,6 +50,7 @@ class SyncReport:
     seconds: float = 0.0
     halted: str | None = None
     failure: LockstepError | None = None
+    paused: bool = False
 
     @property
     def exit_code(self) -> ExitCode:
@@ -79,6 +82,7 @@ class SyncReport:
             "problems": [problem.as_json() for problem in self.problems],
             "seconds": round(self.seconds, 3),
             "halted": self.halted,
+            "paused": self.paused,
             "error": error_json(self.failure),
         }
 
@@ -89,6 +93,8 @@ class SyncReport:
     def _headline(self) -> str:
         if self.halted is not None:
             return f"Halted: {self.halted}"
+        if self.paused:
+            return "Paused: nothing is synced until `lockstep resume`."
         done = [text for count, text in self._counts() if count]
         state = "In step" if self.in_step else "Not in step"
         return f"{state} after {self.seconds:.1f} s: {', '.join(done) or 'nothing to do'}."
@@ -125,16 +131,27 @@ class AgentStatus:
     halted: str | None = None
     """The sentence of the guard that stopped the last run."""
     phase: str = "stopped"
-    """What a running agent does: "in_step", "working", "offline", "halted"."""
+    """What a running agent does: "in_step", "working", "offline", "halted", "paused"."""
+    paused: bool = False
+    """Whether the user wants this device to rest."""
+    waiting: tuple[tuple[str, str], ...] = ()
+    """Path and action of the first of what is pending."""
+    transfers: tuple[str, ...] = ()
+    """Large files under way."""
+    progress: Mapping[str, Any] | None = None
+    """What the running agent has moved since it started: items and bytes, done and in total."""
 
     @property
     def exit_code(self) -> ExitCode:
-        """4 not linked, 3 halted by a guard, 5 something differs or nothing is known, else 0."""
+        """4 not linked, 3 halted by a guard, 5 something differs or nothing is known, else 0.
+
+        What waits because the user paused is as the user wants it; a problem stays a problem.
+        """
         if self.device_id is None:
             return ExitCode.NOT_SIGNED_IN
         if self.halted is not None:
             return ExitCode.HALTED
-        settled = self.synced and not self.pending and not self.problems
+        settled = (self.paused or (self.synced and not self.pending)) and not self.problems
         return ExitCode.DONE if settled else ExitCode.PROBLEMS
 
     def as_json(self) -> dict[str, Any]:
@@ -146,10 +163,14 @@ class AgentStatus:
             "device_id": self.device_id,
             "folder": self.folder,
             "running": self.running,
+            "paused": self.paused,
             "phase": self.phase if self.running else "stopped",
             "in_step": self.exit_code is ExitCode.DONE,
             "files": self.files,
             "pending": self.pending,
+            "waiting": [{"path": path, "code": kind} for path, kind in self.waiting],
+            "transfers": [{"path": path, "code": "transferring"} for path in self.transfers],
+            "progress": self.progress,
             "problems": [problem.as_json() for problem in self.problems],
             "halted": self.halted,
         }
@@ -162,12 +183,21 @@ class AgentStatus:
         return "\n".join([*lines, *_lines(self.problems)])
 
     def _state(self) -> str:
+        if self.halted is not None:
+            return f"halted: {self.halted}"
+        rest = ", paused" if self.paused else ""
         if not self.synced:
-            return "never synced"
+            return f"never synced{rest}"
         running = "agent running" if self.running else "agent not running"
         waiting = self.pending + len(self.problems)
         known = f"{waiting:,} not in step" if waiting else "in step"
-        return f"{known} as last seen, {self.files:,} files, {running}"
+        return f"{known} as last seen, {self.files:,} files, {running}{rest}{self._moving()}"
+
+    def _moving(self) -> str:
+        """Return how far the running agent is with what it has to move."""
+        progress = self.progress or {}
+        done, total = progress.get("bytes_done", 0), progress.get("bytes_total", 0)
+        return f", {human_size(done)} of {human_size(total)} moved" if done < total else ""
 
 
 def error_json(error: LockstepError | None) -> dict[str, str] | None:
@@ -185,6 +215,17 @@ def stamp(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+def mtime_text(mtime_ns: int | None) -> str | None:
+    """Return a modification time as RFC 3339 in UTC; None when there is none a calendar holds."""
+    if mtime_ns is None:
+        return None
+    try:
+        return stamp(_EPOCH + timedelta(microseconds=mtime_ns // 1000))
+    except OverflowError:
+        return None
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNIT = 1024
 
 

@@ -2,17 +2,14 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agent.errors import LocalError
 from agent.remote import Api
-from agent.status import stamp
+from agent.status import mtime_text
 from libs.contracts.errors import ConflictError, NotFoundError
 from libs.contracts.paths import check_name, split_path
 from libs.contracts.tree import Kind, NodeRow
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +107,3 @@ def row_json(path: str, row: NodeRow) -> dict[str, Any]:
         "symlink_target": row.symlink_target,
         "seq": row.seq,
     }
-
-
-def mtime_text(mtime_ns: int | None) -> str | None:
-    """Return a modification time as RFC 3339 in UTC; None when there is none a calendar holds."""
-    if mtime_ns is None:
-        return None
-    try:
-        return stamp(_EPOCH + timedelta(microseconds=mtime_ns // 1000))
-    except OverflowError:
-        return None

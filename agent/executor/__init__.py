@@ -13,21 +13,17 @@ from typing import Any, Final, TypeVar
 from agent.actions import (
     Action,
     Bind,
-    CreateFolder,
-    CreateSymlink,
     DeleteRemote,
     Download,
     Forget,
     KeepCopy,
     MakeFolder,
     MoveLocal,
-    MoveRemote,
     Plan,
+    RemoteChange,
     RemoveLocal,
     RotateLocal,
-    RotateRemote,
     SetLocal,
-    SetRemote,
     SettlePlace,
     Upload,
 )
@@ -69,6 +65,10 @@ class Executor:
         self._wake = wake
         self._running: dict[str, Running] = {}
         self._errors: list[LockstepError] = []
+        self.paused = False
+        self._cut = False
+        """Whether the plan under way is left where it is."""
+        self._limit: asyncio.Timeout | None = None
 
     @property
     def in_flight(self) -> frozenset[str]:
@@ -92,23 +92,49 @@ class Executor:
         for running in self._running.values():
             running.task.cancel()
 
+    def pause(self) -> None:
+        """End what is under way soon, as a crash would: what was done shows at the next look."""
+        self.paused = self._cut = True
+        self.cancel()
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(0)
+
     async def run(self, plan: Plan, *, feed_seq: int) -> None:
-        """Carry out a plan and record each result.
+        """Carry out a plan and record each result, or as much of it as is done until a pause.
 
         Raises `UnavailableError` and `UnauthenticatedError`; what was done until then is recorded.
         `feed_seq` is the sequence number up to which the plan's remote tree is complete.
         """
-        actions = plan.actions
-        await local.remember(self._work, _of(actions, Bind, Forget, SettlePlace))
-        await local.move(self._work, _of(actions, KeepCopy, MoveLocal, RotateLocal))
-        tree = TreeChanges(self._work)
-        await tree.apply(_of(actions, CreateFolder, CreateSymlink, MoveRemote, RotateRemote, SetRemote))
-        await local.make_folders(self._work, _of(actions, MakeFolder))
-        await local.set_attributes(self._work, _of(actions, SetLocal))
-        await self._upload(tree, _of(actions, Upload))
-        await self._download(_of(actions, Download))
-        await local.remove(self._work, _of(actions, RemoveLocal))
-        await tree.delete(_of(actions, DeleteRemote), seen_seq=feed_seq)
+        self._cut = False
+        actions, work = plan.actions, self._work
+        tree = TreeChanges(work)
+        changes = [action for action in actions if isinstance(action, RemoteChange)]
+        steps: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
+            partial(local.remember, work, _of(actions, Bind, Forget, SettlePlace)),
+            partial(local.move, work, _of(actions, KeepCopy, MoveLocal, RotateLocal)),
+            partial(self._unless_paused, partial(tree.apply, changes)),
+            partial(local.make_folders, work, _of(actions, MakeFolder)),
+            partial(local.set_attributes, work, _of(actions, SetLocal)),
+            partial(self._unless_paused, partial(self._upload, tree, _of(actions, Upload))),
+            partial(self._unless_paused, partial(self._download, _of(actions, Download))),
+            partial(local.remove, work, _of(actions, RemoveLocal)),
+            partial(self._unless_paused, partial(tree.delete, _of(actions, DeleteRemote), seen_seq=feed_seq)),
+        )
+        for step in steps:
+            if not self._cut:
+                await step()
+
+    async def _unless_paused(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Carry out what waits for the network; a pause ends it wherever it is."""
+        self._limit = limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                await step()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        finally:
+            self._limit = None
 
     async def _upload(self, tree: TreeChanges, actions: Sequence[Upload]) -> None:
         uploads = Uploads(self._work, tree)

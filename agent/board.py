@@ -1,0 +1,159 @@
+"""What the agent says of itself, kept in `state.db`, and what `status` makes of it."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from itertools import islice
+from typing import Any, Final
+
+from agent import clock
+from agent.actions import Action
+from agent.credentials import CredentialStore
+from agent.engine import Engine
+from agent.guard import Halt
+from agent.lock import is_locked
+from agent.planner import paths_of
+from agent.progress import Progress
+from agent.settings import Settings, read_choices
+from agent.state import PHASE, Problem, State, Summary, memory_errors, read_summary
+from agent.status import AgentStatus, PathProblem
+from agent.wording import Paths, steps_of
+
+_EVERY: Final = 1.0
+"""Seconds between two notes of the progress; a change of phase is noted at once."""
+_SAME_FOR: Final = 60.0
+"""Seconds after which a note that would say the same is made all the same."""
+_NAMED: Final = 100
+"""How many of the paths that wait are named; all are counted."""
+
+
+class Board:
+    """Notes of a running agent, made in `state`."""
+
+    def __init__(self, state: State, engine: Engine, progress: Callable[[], Progress]) -> None:
+        self._state = state
+        self._engine = engine
+        self._progress = progress
+        self._last: dict[str, Any] = {}
+        self._at = 0.0
+        self._phase = "working"
+        self._halt: Halt | None = None
+
+    def tell(self, phase: str, halt: Halt | None = None) -> None:
+        """Note what the agent does from now on, and what the last plan left alone."""
+        turned = phase != self._phase or halt != self._halt or not self._last
+        self._phase, self._halt = phase, halt
+        if turned or phase != "working" or self._is_due():
+            self._note()
+
+    def tick(self) -> None:
+        """Something moved: note the progress when the last note is old enough."""
+        if self._is_due():
+            self._note()
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._at >= _EVERY
+
+    def _note(self) -> None:
+        said = self._said()
+        if said == self._last and time.monotonic() - self._at < _SAME_FOR:
+            return
+        self._last, self._at = said, time.monotonic()
+        self._state.put(PHASE, json.dumps({**said, "at": clock.now()}))
+
+    def _said(self) -> dict[str, Any]:
+        engine, halt = self._engine, self._halt
+        return {
+            "phase": self._phase,
+            "halted": None if halt is None else halt.detail,
+            "halt_code": None if halt is None else halt.code,
+            "to_do": len(engine.planned),
+            "waiting": list(_waiting(engine.planned)),
+            "transfers": sorted(map(printable, engine.executor.in_flight)),
+            "progress": asdict(self._progress()),
+            "troubles": [[printable(p), t.code, t.detail] for p, t in sorted(engine.troubles.items())],
+        }
+
+
+def _waiting(actions: Iterable[Action]) -> Iterable[list[str]]:
+    """Return path and name of what is to be done, of the first few."""
+    for action in islice((action for action in actions if paths_of(action)), _NAMED):
+        step = steps_of([action], Paths({}))[0]
+        yield [printable(min(paths_of(action))), step.kind]
+
+
+def printable(path: str) -> str:
+    """Return a path as text that any output can hold."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+# Problems -------------------------------------------------------------------------------------
+
+
+def problems_of(state: State, engine: Engine) -> tuple[PathProblem, ...]:
+    """Return every path that is not in step, with its reason."""
+    found = {
+        path: PathProblem(printable(path), trouble.code, trouble.detail)
+        for path, trouble in engine.troubles.items()
+    }
+    for problem in state.problems.values():
+        found[problem.path] = path_problem(problem)
+    return tuple(found[path] for path in sorted(found))
+
+
+def path_problem(problem: Problem) -> PathProblem:
+    """Return a problem as reports show it."""
+    return PathProblem(printable(problem.path), problem.code, problem.detail, problem.retry_at)
+
+
+# Status ---------------------------------------------------------------------------------------
+
+
+def read_status(settings: Settings) -> AgentStatus:
+    """Return what this device knows, without asking the server and while an agent may run.
+
+    Raises `LocalError` ("state_too_new", "state_damaged").
+    """
+    credentials = CredentialStore(settings).load()
+    folder = read_choices(settings).folder
+    if credentials is None:
+        return AgentStatus(folder=folder)
+    linked = AgentStatus(
+        server=credentials.server,
+        device=credentials.device_name,
+        device_id=credentials.device_id,
+        folder=folder,
+        running=is_locked(settings.lock_path),
+    )
+    with memory_errors():
+        summary = read_summary(settings.state_path)
+    return linked if summary is None else _with_summary(linked, summary)
+
+
+def _with_summary(linked: AgentStatus, summary: Summary) -> AgentStatus:
+    said = json.loads(summary.phase or "{}")
+    problems = {path: PathProblem(path, code, detail) for path, code, detail in said.get("troubles", [])}
+    problems.update({printable(p.path): path_problem(p) for p in summary.problems})
+    return replace(
+        linked,
+        files=summary.files,
+        pending=int(said.get("to_do", 0)),
+        waiting=tuple((path, kind) for path, kind in said.get("waiting", []) if path not in problems),
+        problems=tuple(problems[path] for path in sorted(problems)),
+        synced=summary.synced_at is not None or said.get("phase") == "in_step",
+        phase=phase_now(said, paused=summary.paused),
+        halted=said.get("halted"),
+        paused=summary.paused,
+        transfers=tuple(said.get("transfers", ())) if linked.running else (),
+        progress=said.get("progress") if linked.running else None,
+    )
+
+
+def phase_now(said: dict[str, Any], *, paused: bool) -> str:
+    """Return what a running agent does: what it said, unless the user has paused or resumed since."""
+    if paused:
+        return "paused"
+    phase = str(said.get("phase", "working"))
+    return "working" if phase == "paused" else phase

@@ -1,0 +1,47 @@
+"""From what the memory holds to a plan: what the engine does each round, and `plan` and `why` on a copy."""
+
+from agent import clock
+from agent.actions import Plan
+from agent.disk import Disk
+from agent.focus import focused
+from agent.identity import identify
+from agent.merge import Trees
+from agent.model import Kind
+from agent.observer import Observer
+from agent.planner import Rules, plan
+from agent.state import State
+from libs.contracts.paths import name_key
+
+
+class Planning:
+    """Makes the plans of one device from its `state`; `observer` knows what is ignored or unlisted."""
+
+    def __init__(self, state: State, observer: Observer, disk: Disk, root_id: str, device: str) -> None:
+        self._state = state
+        self._observer = observer
+        self._disk = disk
+        self._root_id = root_id
+        self._device = device
+
+    def plan(self, suspended: frozenset[str]) -> Plan:
+        """Return what to do now, the suspended paths left alone."""
+        state, observer = self._state, self._observer
+        tree = identify(state.local, state.synced, self._root_id, observer.opaque)
+        trees = focused(Trees(self._root_id, state.remote, tree, state.synced, observer.held(self._root_id)))
+        return plan(trees, Rules(self._device, clock.today(), self._fold), suspended)
+
+    def _fold(self, name: str) -> str:
+        """Return the form in which the disk compares names."""
+        key = name_key(name)
+        return key.casefold() if self._disk.folds_names else key
+
+
+def waiting(state: State) -> frozenset[str]:
+    """Return the paths whose last action failed and whose next try is not due."""
+    now = clock.now()
+    return frozenset(p.path for p in state.problems.values() if p.retry_at is None or p.retry_at > now)
+
+
+def synced_files(state: State) -> int:
+    """Return how many files, links too, both sides agree on."""
+    return sum(node.kind is not Kind.FOLDER for node in state.synced.values())
