@@ -137,6 +137,9 @@ class _Planner:
             elif node.key in self._trees.held:
                 # It is seen here, so what is ignored is the place that the server has it at.
                 self._report(node.key, self._trees.held[node.key] or _IGNORED_THERE)
+        for key, reason in self._trees.held.items():
+            if reason is not None and key not in self._local:
+                self._report(key, reason)
         for key in self._trees.local.held:
             remote, synced = self._trees.remote.get(key), self._trees.synced[key]
             if remote is not None and (remote.parent_id, remote.name) != (synced.parent_id, synced.name):

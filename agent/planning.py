@@ -1,16 +1,23 @@
 """From what the memory holds to a plan: what the engine does each round, and `plan` and `why` on a copy."""
 
+import re
+from collections.abc import Mapping
+from typing import Final
+
 from agent import clock
 from agent.actions import Plan
 from agent.disk import Disk
 from agent.focus import focused
 from agent.identity import identify
 from agent.merge import Trees
-from agent.model import Kind
+from agent.model import Kind, RemoteNode, Trouble
 from agent.observer import Observer
 from agent.planner import Rules, plan
 from agent.state import State
-from libs.contracts.paths import name_key
+from libs.contracts.paths import name_key, name_problem
+
+_PLAIN: Final = re.compile(r"[^./\x00\x80-\U0010ffff][^/\x00\x80-\U0010ffff]{0,254}").fullmatch
+"""Most names: seen at a glance to be good."""
 
 
 class Planning:
@@ -27,13 +34,26 @@ class Planning:
         """Return what to do now, the suspended paths left alone."""
         state, observer = self._state, self._observer
         tree = identify(state.local, state.synced, self._root_id, observer.opaque)
-        trees = focused(Trees(self._root_id, state.remote, tree, state.synced, observer.held(self._root_id)))
+        held = {**observer.held(self._root_id), **misnamed(state.remote)}
+        trees = focused(Trees(self._root_id, state.remote, tree, state.synced, held))
         return plan(trees, Rules(self._device, clock.today(), self._fold), suspended)
 
     def _fold(self, name: str) -> str:
         """Return the form in which the disk compares names."""
         key = name_key(name)
         return key.casefold() if self._disk.folds_names else key
+
+
+def misnamed(remote: Mapping[str, RemoteNode]) -> dict[str, Trouble]:
+    """Return the nodes whose names no server of ours gives out: paths, our own folder, too long ones. Pure.
+
+    They are left alone, and nothing is put below them; one of them must not hold up the rest.
+    """
+    return {
+        node.id: Trouble("invalid_name", f"The server's name for it cannot be used: {problem}")
+        for node in remote.values()
+        if not node.deleted and not _PLAIN(node.name) and (problem := name_problem(node.name)) is not None
+    }
 
 
 def waiting(state: State) -> frozenset[str]:

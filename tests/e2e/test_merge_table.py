@@ -316,8 +316,8 @@ def chosen(request: pytest.FixtureRequest) -> list[Row]:
     """The rows that this run asks for: one alone is played alone."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function)]
     calls = [item.callspec for item in items if item.module is request.module and hasattr(item, "callspec")]
-    names = {call.params["row"].name for call in calls if "row" in call.params}
-    return [row for row in ROWS if row.name in names] or ROWS
+    asked = [call.params["row"] for call in calls if "row" in call.params]
+    return [row for row in ROWS if row in asked] or ROWS
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from agent.identity import identify
 from agent.merge import Trees
 from agent.model import Kind, LocalKind, RemoteNode, Trouble
 from agent.planner import Rules, paths_of, plan
+from agent.planning import misnamed
 from tests.simulation.device import DAY, Device, Habits
 from tests.simulation.disk import DiskKind
 from tests.simulation.server import ROOT
@@ -243,6 +244,31 @@ def test_a_node_that_the_server_moved_to_an_ignored_path_is_left_and_reported() 
     world.settle()
     assert list(world.devices[0].disk.entries) == ["f"]
     assert world.devices[0].troubles["f"].code == "ignored_there"
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../x", "/x", "a/b", "", ".", "a\0b", ".lockstep", ".LOCKSTEP", "x" * 256, "\u00e9" * 128]
+)
+def test_53_names_that_no_server_of_ours_gives_out_are_left_and_reported(name: str) -> None:
+    """Two of one name even: what cannot be placed is not renamed either."""
+    remote = {
+        key: RemoteNode(key, parent, given, kind, seq=1, version_id="v", content_hash="h")
+        for key, parent, given, kind in (
+            ("1", ROOT, name, Kind.FOLDER),
+            ("2", ROOT, name, Kind.FILE),
+            ("3", "1", "below", Kind.FILE),
+            ("4", ROOT, "good", Kind.FILE),
+        )
+    }
+    held = misnamed(remote)
+    found = plan(Trees(ROOT, remote, identify({}, {}, ROOT), {}, held), Rules("A", DAY))
+    assert [(type(a), getattr(a, "path", None)) for a in found.actions] == [(act.Download, "good")]
+    assert found.troubles[name].code == "invalid_name"
+
+
+def test_53_every_other_name_is_taken() -> None:
+    names = ["a", "...", "..a", ".lockstepx", "a\\b", "a\nb", "x" * 255, "\u00e9" * 127]
+    assert not misnamed({name: RemoteNode(name, ROOT, name, Kind.FILE, seq=1) for name in names})
 
 
 # Failed paths -----------------------------------------------------------------------------------
