@@ -187,7 +187,7 @@ class AgentStatus:
             return f"halted: {self.halted}"
         rest = ", paused" if self.paused else ""
         if not self.synced:
-            return f"never synced{rest}"
+            return f"first sync under way{rest}{self._moving()}" if self.running else f"never synced{rest}"
         running = "agent running" if self.running else "agent not running"
         waiting = self.pending + len(self.problems)
         known = f"{waiting:,} not in step" if waiting else "in step"

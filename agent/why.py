@@ -79,6 +79,7 @@ class _Search:
         self.remote_paths = paths_in(self.state.remote, root_id)
         self.synced_paths = paths_in(self.state.synced, root_id)
         self.tree = identify(self.state.local, self.state.synced, root_id)
+        self.path = self._spelling()
 
     def explain(self) -> Explanation | None:
         """Return what there is to say; None when no side has anything at the path."""
@@ -112,7 +113,7 @@ class _Search:
     # What is where ------------------------------------------------------------------------
 
     def _sides(self) -> Sides:
-        local = self._local()
+        local = self.state.local.get(self.path)
         key = None if local is None else self._key(local)
         remote_id = self._at(self.remote_paths, live=True) or key
         synced_id = self._at(self.synced_paths) or key
@@ -129,13 +130,13 @@ class _Search:
             gone=remote is not None and not self._lives(remote.id),
         )
 
-    def _local(self) -> LocalEntry | None:
-        """Return the entry at the path, or at another Unicode form of it."""
-        entry = self.state.local.get(self.path)
-        if entry is not None or self.path.isascii():
-            return entry
+    def _spelling(self) -> str:
+        """Return the path as it is spelt here, or else on the server: Unicode has several forms."""
+        if self.path.isascii() or self.path in self.state.local:
+            return self.path
         wanted = _form(self.path)
-        return next((e for p, e in self.state.local.items() if _form(p) == wanted), None)
+        known = (*self.state.local, *self.remote_paths.values())
+        return next((path for path in known if _form(path) == wanted), self.path)
 
     def _key(self, local: LocalEntry) -> str | None:
         return next((n.key for n in self.tree.nodes.values() if n.entry is local and not n.is_new), None)
@@ -173,7 +174,7 @@ class _Search:
 
     def _changed(self, sides: Sides, found: LocalEntry | None, match: Match | None) -> bool:
         """Whether the disk shows something else than what was last seen there."""
-        known = sides.local if sides.local is None or sides.local.path == self.path else None
+        known = sides.local
         if match is not None or not self.path or not self.folder.is_dir():
             return False
         if known is None or found is None:

@@ -17,7 +17,7 @@ from agent import cli
 from agent.commands import account, places
 from agent.commands.context import Context, run, until_interrupted
 from agent.errors import AGENT_CODES, ExitCode, LocalError, exit_code_of, worst
-from agent.status import AgentStatus, PathProblem, SyncReport, human_size, moment
+from agent.status import AgentStatus, PathProblem, SyncReport, human_size, moment, mtime_text
 from libs.contracts.errors import (
     CODES,
     ConflictError,
@@ -31,7 +31,8 @@ from tests.support.command_line import call
 
 COMMANDS = {
     "register", "login", "logout", "sync", "start", "status", "ls", "get", "put", "mv", "rm", "versions",
-    "restore", "trash", "uploads", "usage", "devices", "events",
+    "restore", "trash", "uploads", "usage", "devices", "events", "why", "plan", "ignored", "pause", "resume",
+    "service",
 }  # fmt: skip
 
 
@@ -94,6 +95,8 @@ def test_the_agents_codes_are_none_of_the_servers() -> None:
         (SyncReport(failure=UnavailableError(), problems=(PathProblem("a", "b", "c"),)), 6),
         (SyncReport(failure=UnauthenticatedError(), halted="root missing"), 4),
         (SyncReport(failure=LockstepError()), 1),
+        (SyncReport(paused=True), 0),
+        (SyncReport(paused=True, problems=(PathProblem("a", "b", "c"),)), 5),
     ],
 )
 def test_a_run_is_in_step_exactly_when_its_code_is_0(report: SyncReport, code: int) -> None:
@@ -109,7 +112,7 @@ def test_a_report_has_the_fields_of_the_contract() -> None:
 
     assert set(value) >= {
         "in_step", "uploaded_files", "downloaded_files", "uploaded_bytes", "downloaded_bytes", "api_bytes",
-        "conflicts", "deleted", "moved", "problems", "seconds", "halted",
+        "conflicts", "deleted", "moved", "problems", "seconds", "halted", "paused",
     }  # fmt: skip
     assert set(value["problems"][0]) == {"path", "code", "detail", "retry_at"}
     assert value["problems"][0]["retry_at"] == "1970-01-01T00:00:00.500000Z"
@@ -124,6 +127,7 @@ def test_a_report_for_people_names_what_was_done_and_every_problem() -> None:
     assert "1,200 sent (2.0 KiB)" in text
     assert "a/b: It is locked (locked)" in text
     assert "In step" in SyncReport().as_text()
+    assert SyncReport(paused=True).as_text().startswith("Paused")
     assert SyncReport(halted="the folder is empty").as_text() == "Halted: the folder is empty"
 
 
@@ -134,6 +138,8 @@ def test_a_report_for_people_names_what_was_done_and_every_problem() -> None:
         (AgentStatus(device_id="d"), 5),
         (AgentStatus(device_id="d", synced=True), 0),
         (AgentStatus(device_id="d", synced=True, pending=1), 5),
+        (AgentStatus(device_id="d", synced=True, pending=1, paused=True), 0),
+        (AgentStatus(device_id="d", paused=True, halted="no room"), 3),
         (AgentStatus(device_id="d", synced=True, problems=(PathProblem("a", "b", "c"),)), 5),
     ],
 )
@@ -200,6 +206,11 @@ def test_the_help_imports_none_of_what_commands_need(tmp_path: Path) -> None:
         ["trash", "restore"],
         ["register", "--email", "a@example.org"],
         ["restore", "a.txt"],
+        ["why"],
+        ["plan"],
+        ["ignored"],
+        ["service", "start"],
+        ["pause", "now"],
     ],
 )
 def test_wrong_arguments_are_usage_errors(arguments: Sequence[str], tmp_path: Path) -> None:
@@ -226,10 +237,14 @@ def test_windows_is_refused_with_a_message(
 
 
 @pytest.mark.parametrize(
-    "command", ["ls", "usage", "devices", "logout", "trash", "uploads", "events", "status"]
-)
+    "command",
+    [
+        "ls", "usage", "devices", "logout", "trash", "uploads", "events", "status", "pause", "resume",
+        "why x", "plan x", "sync x", "start x", "service install",
+    ],
+)  # fmt: skip
 def test_a_device_that_is_not_linked_ends_with_4(command: str, tmp_path: Path) -> None:
-    code, out, err = lockstep(command, "--json", home=tmp_path)
+    code, out, err = lockstep(*command.split(), "--json", home=tmp_path)
 
     assert code == 4
     if command == "status":
@@ -331,7 +346,7 @@ def test_a_remote_path_never_leaves_the_root(path: str) -> None:
 def test_modification_times_are_shown_where_a_calendar_holds_them(
     mtime_ns: int | None, text: str | None
 ) -> None:
-    assert places.mtime_text(mtime_ns) == text
+    assert mtime_text(mtime_ns) == text
 
 
 async def test_an_interrupt_ends_work_and_is_no_error() -> None:

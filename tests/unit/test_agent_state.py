@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
-from agent.state import SCHEMA_VERSION, State, StateDamagedError, StateTooNewError
+from agent.state import (
+    PAUSED,
+    SCHEMA_VERSION,
+    State,
+    StateDamagedError,
+    StateTooNewError,
+    read_meta,
+    read_summary,
+    set_paused,
+)
 
 STAT = FileStat(1, 2, 3, 4, 5, 0o644, 6)
 
@@ -100,3 +109,41 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
     db.close()
     with pytest.raises(StateTooNewError):
         State(path)
+
+
+def test_a_copy_is_of_one_moment_and_leads_nowhere(path: Path) -> None:
+    state = State(path)
+    state.put_local([entry("a")])
+    copy = State(path, copy=True)
+    with copy.transaction():
+        copy.put_local([entry("only in the copy")])
+        copy.put("key", "value")
+    state.put_local([entry("later")])
+    assert set(copy.local) == {"a", "only in the copy"}
+    assert (set(state.local), state.get("key")) == ({"a", "later"}, None)
+
+
+def test_a_copy_of_nothing_is_empty_and_makes_nothing(path: Path) -> None:
+    copy = State(path, copy=True)
+    assert (copy.local, copy.get("key")) == ({}, None)
+    assert not path.exists()
+
+
+def test_a_pause_reaches_an_open_memory_and_makes_one_where_there_is_none(path: Path) -> None:
+    set_paused(path, paused=True)
+    state = State(path)
+    since = state.get(PAUSED)
+    assert since is not None
+    set_paused(path, paused=True)
+    assert state.get(PAUSED) == since, "paused since the first time"
+    set_paused(path, paused=False)
+    assert state.get(PAUSED) is None
+
+
+def test_a_memory_that_is_about_to_be_made_is_none_yet(path: Path) -> None:
+    """Another process has opened the file and not made its tables."""
+    sqlite3.connect(path).close()
+    path.touch()
+    assert read_summary(path) is None
+    assert read_meta(path, "key") is None
+    assert State(path, copy=True).local == {}
