@@ -17,6 +17,7 @@ from agent.engine import Engine, HaltedError, Options, Parts, PausedError
 from agent.errors import LocalError
 from agent.guard import Halt
 from agent.lock import listening, locked
+from agent.model import Trouble
 from agent.progress import OnProgress, PlanProgress, ignore
 from agent.push import pushes
 from agent.remote import open_api
@@ -24,7 +25,7 @@ from agent.settings import Choices, Settings, read_choices, save_choices
 from agent.state import PAUSED, State, StateDamagedError, StateTooNewError, read_meta
 from agent.status import SyncReport
 from agent.transfer import open_transfer
-from agent.watcher import Watcher, WatchLimitError, WatchLostError
+from agent.watching import Watching
 from libs.contracts.errors import LockstepError, UnauthenticatedError
 from libs.contracts.ids import new_id
 from libs.runtime.logs import get_logger
@@ -100,7 +101,7 @@ async def run_agent(
             board = _connect_displays(parts, engine, on_progress)
             with listening(settings.nudge_path, engine.pause_changed) as heard:
                 hints = [
-                    tasks.create_task(_watch(parts, engine, folder), name="watch"),
+                    tasks.create_task(_watch(parts, engine, board, folder), name="watch"),
                     tasks.create_task(_listen(parts, engine), name="push"),
                     tasks.create_task(engine.every(settings.poll_seconds, engine.feed_due), name="poll"),
                     tasks.create_task(engine.every(settings.rescan_seconds, engine.touch_all), name="rescan"),
@@ -124,28 +125,22 @@ def is_paused(settings: Settings) -> bool:
     return False
 
 
-async def _watch(parts: Parts, engine: Engine, folder: Path) -> None:
-    """Hand on what the watcher sees; without one, look at everything again and again."""
-    try:
-        while True:
-            with suppress(WatchLostError):
-                await _follow(engine, folder)
-            log.warning("the synced folder went away; it is watched again when it is back")
-            while not await asyncio.to_thread(folder.is_dir):
-                engine.touch_all()
-                await asyncio.sleep(parts.settings.unwatched_seconds)
-    except WatchLimitError as error:
-        log.warning("polling: the system's limit of watches is reached", detail=str(error))
-        await engine.every(parts.settings.unwatched_seconds, engine.touch_all)
+async def _watch(parts: Parts, engine: Engine, board: Board, folder: Path) -> None:
+    """Hand on what changes on the disk; what keeps it from being watched shows in `status`."""
 
+    def warn(trouble: Trouble | None) -> None:
+        engine.warnings = {} if trouble is None else {trouble.code: trouble}
+        board.tick()
 
-async def _follow(engine: Engine, folder: Path) -> None:
-    """Hand on hints until the folder goes away. Raises `WatchLostError`, `WatchLimitError`."""
-    async with Watcher(folder) as watcher:
-        engine.touch_all()  # what changed before the watches stood
-        while True:
-            hint = await watcher.next()
-            engine.touch(None if hint.overflow else set(hint.paths))
+    settings = parts.settings
+    watching = Watching(
+        folder,
+        engine.touch,
+        warn,
+        poll_seconds=settings.unwatched_seconds,
+        again_seconds=settings.rewatch_seconds,
+    )
+    await watching.run()
 
 
 async def _listen(parts: Parts, engine: Engine) -> None:

@@ -73,6 +73,7 @@ class Board:
             "waiting": list(_waiting(engine.planned)),
             "transfers": sorted(map(printable, engine.executor.in_flight)),
             "progress": asdict(self._progress()),
+            "warnings": [[warning.code, warning.detail] for warning in engine.warnings.values()],
             "troubles": [[printable(p), t.code, t.detail] for p, t in sorted(engine.troubles.items())],
         }
 
@@ -147,6 +148,7 @@ def _with_summary(linked: AgentStatus, summary: Summary) -> AgentStatus:
         halted=said.get("halted"),
         paused=summary.paused,
         transfers=tuple(said.get("transfers", ())) if linked.running else (),
+        warnings=tuple((code, detail) for code, detail in said.get("warnings", [])) if linked.running else (),
         progress=said.get("progress") if linked.running else None,
     )
 

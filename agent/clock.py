@@ -12,6 +12,15 @@ def now() -> float:
     return time.time()
 
 
+def until(moment: float, longest: float) -> float:
+    """Return the seconds until a moment noted by this clock, at most `longest` ahead; 0 when it is over.
+
+    One further away says that the clock was set back since: it counts as over, not as far away.
+    """
+    left = moment - now()
+    return left if 0 < left <= longest else 0.0
+
+
 def today() -> date:
     """Return the date in UTC."""
     return datetime.fromtimestamp(now(), UTC).date()

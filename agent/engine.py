@@ -58,8 +58,9 @@ class _Recent:
             self._noted.append((clock.now(), deleted))
 
     def sum(self) -> Deletions:
-        """Return what was deleted within the window."""
-        self._noted = [item for item in self._noted if item[0] > clock.now() - _WINDOW_SECONDS]
+        """Return what was deleted within the window, which begins anew when the clock is set back."""
+        now = clock.now()
+        self._noted = [(min(at, now), item) for at, item in self._noted if at > now - _WINDOW_SECONDS]
         return sum((deleted for _, deleted in self._noted), Deletions())
 
 
@@ -114,6 +115,8 @@ class Engine:
         self._planning = Planning(parts.state, self.observer, parts.disk, parts.namespace_id, parts.device)
         self.troubles: dict[str, Trouble] = {}
         """Why paths are not in step, as the last plan said."""
+        self.warnings: dict[str, Trouble] = {}
+        """What is wrong with the agent's surroundings, by code; no path is out of step for it."""
         self.planned: tuple[Action, ...] = ()
         """Actions of the last plan."""
         self._feed_due = True
@@ -233,8 +236,7 @@ class Engine:
 
     def _drop_settled(self) -> None:
         """Forget problems that no plan has anything to do about any more."""
-        now = clock.now()
-        due = [p.path for p in self._state.problems.values() if p.retry_at is not None and p.retry_at <= now]
+        due = [problem.path for problem in self._state.problems.values() if problem.wait == 0]
         if due:
             self._state.drop_problems(due)
 
@@ -338,11 +340,11 @@ class Engine:
 
         A file that is being written to is given a while to come to rest.
         """
-        recheck_at = self.observer.recheck_at
-        if recheck_at is not None and self._looks > 0:
+        recheck_in = self.observer.recheck_in
+        if recheck_in is not None and self._looks > 0:
             self._looks -= 1
             if self._is_changing():
-                await asyncio.sleep(max(0.05, recheck_at - clock.now()))
+                await asyncio.sleep(max(0.05, recheck_in))
             self.observer.recheck()
         return bool(self.observer.dirty) or await self.feed.pull()
 
@@ -406,13 +408,11 @@ class Engine:
         """Return the seconds until something is to be looked at without a hint."""
         if self.executor.paused:
             return _LONGEST_WAIT
-        due = [p.retry_at for p in self._state.problems.values() if p.retry_at is not None]
-        if self.observer.recheck_at is not None:
-            due.append(self.observer.recheck_at)
-        return max(0.05, min((moment - clock.now() for moment in due), default=_LONGEST_WAIT))
+        waits = [self.observer.recheck_in, *(problem.wait for problem in self._state.problems.values())]
+        return max(0.05, min((wait for wait in waits if wait is not None), default=_LONGEST_WAIT))
 
     def _on_timer(self) -> None:
-        if self.observer.recheck_at is not None and self.observer.recheck_at <= clock.now():
+        if self.observer.recheck_in == 0:
             self.observer.recheck()
 
     async def every(self, seconds: float, hint: Callable[[], None]) -> None:

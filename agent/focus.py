@@ -17,9 +17,18 @@ from agent.model import Kind, RemoteNode, SyncedNode
 
 def focused(trees: Trees) -> Trees:
     """Return the part of the trees that a plan has to look at; nothing at rest in it is moved."""
-    kept = _Closure(trees).kept
-    if len(kept) >= len(trees.synced):
-        return trees
+    return focused_on(trees, restless(trees))
+
+
+def restless(trees: Trees) -> list[str]:
+    """Return the keys that are not at rest."""
+    over = _Over(trees)
+    return [key for key in _keys(trees) if not (_at_rest(trees, key) or over.is_over(key))]
+
+
+def focused_on(trees: Trees, keys: Iterable[str]) -> Trees:
+    """Return the part of the trees on which the plan for `keys`, all that is not at rest, depends."""
+    kept = _Closure(trees, keys).kept
     return Trees(
         trees.root_id,
         {key: node for key, node in trees.remote.items() if key in kept},
@@ -33,23 +42,14 @@ def focused(trees: Trees) -> Trees:
     )
 
 
-class _Closure:
-    """What is not at rest, and all that its plan depends on."""
+class _Over:
+    """Finds what is long gone on the server and known to nothing else."""
 
     def __init__(self, trees: Trees) -> None:
         self._trees = trees
-        self._children = _children_of(trees)
         self._dead: dict[str, bool] = {trees.root_id: False}
-        restless = [key for key in _keys(trees) if not (_at_rest(trees, key) or self._is_over(key))]
-        self.kept: set[str] = set()
-        self._with_all_below(restless)
-        for key in list(self.kept):
-            for folder in self._folders_of(key):
-                self._with_siblings(folder)
-        for key in list(self.kept):
-            self._with_folders_above(key)
 
-    def _is_over(self, key: str) -> bool:
+    def is_over(self, key: str) -> bool:
         """Whether a node is deleted on the server, itself or above, and nothing else knows of it."""
         if key in self._trees.synced or key in self._trees.local.nodes or key in self._trees.held:
             return False
@@ -64,6 +64,21 @@ class _Closure:
         for below in chain:
             self._dead[below] = self._dead[key]
         return self._dead[key]
+
+
+class _Closure:
+    """What is not at rest, and all that its plan depends on."""
+
+    def __init__(self, trees: Trees, keys: Iterable[str]) -> None:
+        self._trees = trees
+        self._children = _children_of(trees)
+        self.kept: set[str] = set()
+        self._with_all_below(keys)
+        for key in list(self.kept):
+            for folder in self._folders_of(key):
+                self._with_siblings(folder)
+        for key in list(self.kept):
+            self._with_folders_above(key)
 
     def _with_all_below(self, keys: Iterable[str]) -> None:
         waiting = list(keys)

@@ -1,7 +1,7 @@
 """Keeping the local tree true: which paths to look at, and what the scanner said of them."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
@@ -10,6 +10,7 @@ from agent.disk import Disk, DiskError, VanishedError
 from agent.ignore import IGNORE_FILE, IgnoreRules
 from agent.model import LocalEntry, RemoteNode, SyncedNode
 from agent.scanner import ScanResult, scan
+from agent.scanner.rolling import chosen_to_read
 from agent.settings import Settings
 from agent.state import State
 from libs.runtime.logs import get_logger
@@ -17,6 +18,7 @@ from libs.runtime.logs import get_logger
 log = get_logger("observer")
 
 _DAY: Final = 86400.0
+_LONGEST_RECHECK: Final = 60.0
 _RULES_BYTES: Final = 1024 * 1024
 
 
@@ -47,14 +49,19 @@ class Observer:
         if dirty is not None and not dirty:
             return None
         self._scope, self._before = dirty, dict(self._state.local)
-        return partial(
-            scan,
+        return partial(self._look, dirty, self._before, clock.now())
+
+    def _look(self, dirty: set[str] | None, before: dict[str, LocalEntry], now: float) -> ScanResult:
+        """Scan. A look at everything also reads some files that look unchanged; runs in a thread."""
+        window = self._settings.rehash_days * _DAY
+        chosen = chosen_to_read(before, now, window) if dirty is None else frozenset()
+        return scan(
             self._disk,
-            self._before,
+            before,
             ignored=self.is_ignored,
             dirty=dirty,
-            rehash=self._is_due,
-            now=clock.now(),
+            rehash=lambda entry: entry.path in chosen,
+            now=now,
         )
 
     def _take_dirty(self) -> set[str] | None:
@@ -113,15 +120,16 @@ class Observer:
             self.recheck_at = result.recheck_at if known is None else min(known, result.recheck_at)
             self._recheck |= result.recheck
 
+    @property
+    def recheck_in(self) -> float | None:
+        """The seconds until then, 0 when it is due; None when there is nothing to look at again."""
+        return None if self.recheck_at is None else clock.until(self.recheck_at, _LONGEST_RECHECK)
+
     def recheck(self) -> None:
         """Have what was written just before it was read looked at again."""
         self.recheck_at = None
         self.dirty |= self._recheck
         self._recheck = set()
-
-    def _is_due(self, entry: LocalEntry) -> bool:
-        """Whether a file that looks unchanged is read all the same: the rolling re-hash."""
-        return entry.hashed_at < clock.now() - self._settings.rehash_days * _DAY
 
     # Ignored nodes ------------------------------------------------------------------------
 
@@ -132,10 +140,10 @@ class Observer:
             self._ignored[key] = self.rules.ignores(path, is_folder)
         return self._ignored[key]
 
-    def held(self, root_id: str) -> dict[str, None]:
-        """Return the nodes whose place, here or on the server, the rules leave alone."""
+    def held(self, trees: Iterable[Mapping[str, RemoteNode | SyncedNode]], root_id: str) -> dict[str, None]:
+        """Return the nodes whose place in one of the trees the rules leave alone."""
         held: dict[str, None] = {}
-        for tree in (self._state.synced, self._state.remote):
+        for tree in trees:
             for node_id in self._ignored_in(tree.values(), root_id):
                 held[node_id] = None
         return held

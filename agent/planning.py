@@ -7,10 +7,8 @@ from typing import Final
 from agent import clock
 from agent.actions import Plan
 from agent.disk import Disk
-from agent.focus import focused
-from agent.identity import identify
-from agent.merge import Trees
-from agent.model import Kind, RemoteNode, Trouble
+from agent.model import Kind, RemoteNode, SyncedNode, Trouble
+from agent.narrowing import Narrowing, Observed
 from agent.observer import Observer
 from agent.planner import Rules, plan
 from agent.state import State
@@ -29,14 +27,19 @@ class Planning:
         self._disk = disk
         self._root_id = root_id
         self._device = device
+        self._narrowing = Narrowing(root_id, self._held)
 
     def plan(self, suspended: frozenset[str]) -> Plan:
         """Return what to do now, the suspended paths left alone."""
         state, observer = self._state, self._observer
-        tree = identify(state.local, state.synced, self._root_id, observer.opaque)
-        held = {**observer.held(self._root_id), **misnamed(state.remote)}
-        trees = focused(Trees(self._root_id, state.remote, tree, state.synced, held))
+        seen = Observed(state.local, state.remote, state.synced, observer.opaque, observer.rules)
+        trees = self._narrowing.trees(seen)
         return plan(trees, Rules(self._device, clock.today(), self._fold), suspended)
+
+    def _held(
+        self, synced: Mapping[str, SyncedNode], remote: Mapping[str, RemoteNode]
+    ) -> dict[str, Trouble | None]:
+        return {**self._observer.held((synced, remote), self._root_id), **misnamed(remote)}
 
     def _fold(self, name: str) -> str:
         """Return the form in which the disk compares names."""
@@ -58,8 +61,7 @@ def misnamed(remote: Mapping[str, RemoteNode]) -> dict[str, Trouble]:
 
 def waiting(state: State) -> frozenset[str]:
     """Return the paths whose last action failed and whose next try is not due."""
-    now = clock.now()
-    return frozenset(p.path for p in state.problems.values() if p.retry_at is None or p.retry_at > now)
+    return frozenset(p.path for p in state.problems.values() if p.wait is None or p.wait > 0)
 
 
 def synced_files(state: State) -> int:

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     """Between full scans by stat."""
     unwatched_seconds: float = 10.0
     """Between full scans where the system has no watches left."""
+    rewatch_seconds: float = 300.0
+    """Between tries to watch again there."""
     changing_looks: int = Field(default=5, ge=1)
     """How often one `sync` looks again at files that were just written; two seconds apart while
     they change."""

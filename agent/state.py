@@ -20,6 +20,8 @@ from agent.errors import LocalError
 from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
 
 SCHEMA_VERSION: Final = 1
+LONGEST_RETRY: Final = 3600.0
+"""Seconds beyond which no next try is ever set."""
 PAUSED: Final = "paused"
 """The key of `meta` that is there while the user wants this device to rest (since when)."""
 PHASE: Final = "phase"
@@ -70,6 +72,11 @@ class Problem:
     detail: str
     attempts: int = 1
     retry_at: float | None = None
+
+    @property
+    def wait(self) -> float | None:
+        """The seconds until the next try, 0 when it is due; None: it waits for a change."""
+        return None if self.retry_at is None else clock.until(self.retry_at, LONGEST_RETRY)
 
 
 class State:

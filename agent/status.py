@@ -138,6 +138,8 @@ class AgentStatus:
     """Path and action of the first of what is pending."""
     transfers: tuple[str, ...] = ()
     """Large files under way."""
+    warnings: tuple[tuple[str, str], ...] = ()
+    """Code and sentence of what is wrong around the running agent; it goes on all the same."""
     progress: Mapping[str, Any] | None = None
     """What the running agent has moved since it started: items and bytes, done and in total."""
 
@@ -171,6 +173,7 @@ class AgentStatus:
             "waiting": [{"path": path, "code": kind} for path, kind in self.waiting],
             "transfers": [{"path": path, "code": "transferring"} for path in self.transfers],
             "progress": self.progress,
+            "warnings": [{"code": code, "detail": detail} for code, detail in self.warnings],
             "problems": [problem.as_json() for problem in self.problems],
             "halted": self.halted,
         }
@@ -180,6 +183,7 @@ class AgentStatus:
         if self.device_id is None:
             return "Not linked to an account: use `lockstep login`."
         lines = [f"{self.device} at {self.server}", f"folder: {self.folder or 'none yet'}", self._state()]
+        lines += [f"warning: {detail} ({code})" for code, detail in self.warnings]
         return "\n".join([*lines, *_lines(self.problems)])
 
     def _state(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agent.disk import native
 from agent.disk.base import Rooted
@@ -14,6 +14,9 @@ from agent.disk.look import Seen, hash_open, look, look_inside, reading
 from agent.disk.root import components, is_state_folder, names_in, read_marker
 from agent.model import FileStat, LocalEntry, LocalKind
 from libs.contracts.paths import name_key
+
+_AHEAD_SECONDS: Final = 3600.0
+"""How far the clock of a disk on another machine may be ahead of this one's."""
 
 
 class RootKind(StrEnum):
@@ -124,9 +127,11 @@ class Reads(Rooted):
 
         Raises `MismatchError` "changing" when it was written to meanwhile, and when it was last
         written to after `writers_since` (seconds since 1970) by a program that still has it open.
+        A time more than an hour later was made up, or a clock was set back: it tells nothing.
         """
         with self.open_for_read(path) as (fd, stat):
-            fresh = writers_since is not None and stat.mtime_ns / 1e9 > writers_since
+            written = stat.mtime_ns / 1e9
+            fresh = writers_since is not None and writers_since < written < writers_since + _AHEAD_SECONDS
             if fresh and native.open_for_writing(fd):
                 raise MismatchError("A program is writing to the file", code="changing", path=path)
             return stat, hash_open(fd, stat, self._stopping.is_set)

@@ -90,17 +90,19 @@ class Judge:
             return Verdict(known, Step.HASH)
         if settled(known):
             return Verdict(known)
-        rested = self._now - known.stat.mtime_ns / 1e9 >= SETTLE_SECONDS
-        return Verdict(known, Step.HASH if rested else Step.WAIT)
+        return Verdict(known, Step.WAIT if self._is_fresh(known.stat) else Step.HASH)
 
     def _file(self, bare: LocalEntry, known: LocalEntry | None) -> Verdict:
         moved = self._moved_along(bare) if known is None else None
         if moved is not None:
             return self._unchanged(moved)
-        age = self._now - bare.stat.mtime_ns / 1e9
-        if bare.stat.size > LARGE_BYTES and 0 <= age < SETTLE_SECONDS:
+        if bare.stat.size > LARGE_BYTES and self._is_fresh(bare.stat):
             return Verdict(replace(bare, trouble=CHANGING), Step.WAIT)
         return Verdict(bare, Step.HASH)
+
+    def _is_fresh(self, stat: FileStat) -> bool:
+        """Whether a file was written to a moment ago; a time to come (a clock was set back) is none."""
+        return 0 <= self._now - stat.mtime_ns / 1e9 < SETTLE_SECONDS
 
     def _moved_along(self, bare: LocalEntry) -> LocalEntry | None:
         """Return what was known of a file that moved with its folder: every sign of it is equal.

@@ -16,6 +16,7 @@ from agent.focus import focused
 from agent.identity import identify
 from agent.merge import Trees
 from agent.model import Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
+from agent.narrowing import Narrowing, Observed
 from agent.planner import Rules, paths_of, plan
 from libs.contracts.paths import name_key
 from tests.simulation.disk import Disk, VacancyError, join
@@ -69,6 +70,8 @@ class Device:
         self.done: list[Action] = []
         fold = disk.kind.fold
         self.rules = Rules(name, DAY, lambda text: fold(name_key(text)))
+        self._narrowing = Narrowing(ROOT, self._held_in)
+        self._entries: dict[str, LocalEntry] = {}
         self._created: dict[str, str] = {}
         self._stale: dict[str, int] = {}
 
@@ -87,6 +90,7 @@ class Device:
         trees = Trees(ROOT, self.memory.remote, tree, self.memory.synced, self._held())
         found = plan(trees, self.rules, self.suspended)
         self._check_focus(trees, found)
+        self._check_narrowing(seen, opaque, found)
         self.troubles = found.troubles
         return found
 
@@ -99,13 +103,29 @@ class Device:
                 "focus lost something"
             )
 
+    def _check_narrowing(self, seen: dict[str, LocalEntry], opaque: frozenset[str], found: Plan) -> None:
+        """What was at rest before and was not touched changes nothing in the plan."""
+        before = self._entries
+        self._entries = {p: before[p] if before.get(p) == entry else entry for p, entry in seen.items()}
+        memory = self.memory
+        now = Observed(self._entries, memory.remote, memory.synced, frozenset(opaque), self.habits.ignored)
+        narrow = plan(self._narrowing.trees(now), self.rules, self.suspended)
+        assert (set(narrow.actions), narrow.troubles) == (set(found.actions), found.troubles), (
+            "narrowing lost something"
+        )
+
     def _is_ignored(self, path: str) -> bool:
         return self.habits.ignored is not None and self.habits.ignored in path.split("/")
 
     def _held(self) -> dict[str, Trouble | None]:
+        return self._held_in(self.memory.synced, self.memory.remote)
+
+    def _held_in(
+        self, in_synced: Mapping[str, SyncedNode], in_remote: Mapping[str, RemoteNode]
+    ) -> dict[str, Trouble | None]:
         if self.habits.ignored is None:
             return {}
-        remote, synced = _paths(self.memory.remote), _paths(self.memory.synced)
+        remote, synced = _paths(in_remote), _paths(in_synced)
         return {key: None for paths in (remote, synced) for key, p in paths.items() if self._is_ignored(p)}
 
     # The loop ---------------------------------------------------------------------------------

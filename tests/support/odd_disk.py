@@ -7,7 +7,6 @@ ends; `OddDisk` does that for a test. `Quirks` says in which ways it is odd.
 """
 
 import argparse
-import ctypes
 import errno
 import os
 import select
@@ -15,6 +14,7 @@ import stat as modes
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -24,10 +24,10 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from tests.support.mounts import mount, unmount, why_no_mounts
+
 DEVICE: Final = Path("/dev/fuse")
 _REPO: Final = Path(__file__).resolve().parents[2]
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
-_DETACH: Final = 2
 _BLOCK: Final = 4096
 _MAX_WRITE: Final = 128 * 1024
 _ROOT: Final = 1
@@ -39,41 +39,31 @@ _REFUSED: Final = frozenset('\\:*?"<>|')
 
 def why_not() -> str | None:
     """Say why such a disk cannot be mounted here; None when it can."""
-    if not sys.platform.startswith("linux") or not DEVICE.exists():
+    if not DEVICE.exists():
         return "there is no /dev/fuse"
-    if os.geteuid() != 0:
-        return "mounting needs root"
-    if (number := _try_to_mount()) != 0:
-        return f"mounting is not permitted: {os.strerror(number)}"
+    return why_no_mounts() or _why_no_fuse()
+
+
+def _why_no_fuse() -> str | None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            os.close(_mount(Path(folder)))
+        except OSError as error:
+            return f"mounting is not permitted: {error.strerror}"
+        unmount(Path(folder))
     return None
 
 
-def _try_to_mount() -> int:
-    here = Path("/tmp") / f"lockstep-odd-{os.getpid()}"  # noqa: S108 - gone at once
-    here.mkdir()
-    try:
-        fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            number = _mount(fd, here)
-        finally:
-            os.close(fd)
-        if number == 0:
-            _unmount(here)
-    except OSError as error:
-        return error.errno or errno.EPERM
-    finally:
-        here.rmdir()
-    return number
-
-
-def _mount(fd: int, target: Path) -> int:
+def _mount(target: Path) -> int:
+    """Mount and return the descriptor on which the kernel asks."""
+    fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
-    done = _LIBC.mount(b"odd", os.fsencode(target), b"fuse.odd", 0, options.encode())
-    return 0 if done == 0 else ctypes.get_errno()
-
-
-def _unmount(target: Path) -> None:
-    _LIBC.umount2(os.fsencode(target), _DETACH)
+    try:
+        mount("odd", target, "fuse.odd", options)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +169,7 @@ def odd_disk(mountpoint: Path, quirks: Quirks) -> Iterator[OddDisk]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        _unmount(mountpoint)
+        unmount(mountpoint)
         process.stdout.close()
 
 
@@ -508,21 +498,19 @@ def serve(mountpoint: Path, quirks: Quirks) -> None:
                     return
                 words.append(line.strip())
     finally:
-        _unmount(mountpoint)
+        unmount(mountpoint)
 
 
 def _obey(word: str, fd: int, mountpoint: Path, tree: Tree) -> int:
     if word == "unmount":
-        _unmount(mountpoint)
+        unmount(mountpoint)
         if fd >= 0:
             os.close(fd)
         fd = -1
     else:
         if tree.quirks.new_inodes:
             tree.renumber()
-        fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-        if (number := _mount(fd, mountpoint)) != 0:
-            raise _error(number)
+        fd = _mount(mountpoint)
     print("done", flush=True)
     return fd
 

@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import pytest
 
+from agent import clock
 from agent.disk import BlockedError, Disk
 from agent.model import LocalEntry, LocalKind
 from agent.scanner import ScanResult, scan
@@ -738,3 +739,40 @@ def _change(rng: random.Random, root: Path, name: str, names: list[str]) -> str 
         case _:
             pass
     return name
+
+
+# Clocks and times that lie -----------------------------------------------------------------------
+
+
+def test_a_file_from_the_future_is_read_once_and_is_at_rest(disk: Disk, root: Path) -> None:
+    write(root / "f", age=-40 * 365 * 86_400)
+    with patch.object(judging, "LARGE_BYTES", 0):
+        first = look(disk, {})
+    assert not first.problems
+    assert not first.recheck
+    with (root / "f").open("a"):
+        again = look(disk, first.entries)
+    assert again.hashed == 0
+    assert not again.recheck
+
+
+def test_a_file_from_the_future_that_a_program_keeps_open_is_read(disk: Disk, root: Path) -> None:
+    write(root / "f", age=-40 * 365 * 86_400)
+    with (root / "f").open("a"):
+        found = look(disk, {})
+    assert not found.problems
+    assert found.entries["f"].content_hash
+
+
+def test_a_file_read_before_the_clock_was_set_back_comes_to_rest(disk: Disk, root: Path) -> None:
+    write(root / "f", age=0)
+    known = look(disk, {}).entries
+    assert not judging.settled(known["f"])
+    back = time.time() - 3600
+    with patch.object(clock, "now", return_value=back):
+        found = look(disk, known, now=back)
+        assert found.hashed == 1
+        settled = merged(known, found)
+        again = look(disk, settled, now=back + 3)
+    assert again.hashed == 0
+    assert not again.recheck
