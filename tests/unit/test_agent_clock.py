@@ -63,7 +63,7 @@ def files_at(entry: LocalEntry, now: float) -> LocalEntry:
 def test_what_was_read_at_one_moment_is_read_again_within_the_week_and_not_at_one_moment() -> None:
     known = files(6000)
     counts = read_hourly(known, 7)
-    assert sum(counts) == 6000
+    assert sum(counts) < 1.5 * 6000
     assert all(entry.hashed_at > NOW for entry in known.values())
     assert max(counts) < 6000 / 40
 
