@@ -15,7 +15,7 @@ from agent.credentials import DeviceCredentials
 from agent.disk import Disk, DiskError
 from agent.errors import LocalError
 from agent.explanation import Explanation, Sides, reasoned
-from agent.identity import LocalTree, identify
+from agent.identity import identify
 from agent.ignore import Match
 from agent.lock import is_locked
 from agent.model import LocalEntry, LocalKind, Trouble
@@ -68,7 +68,6 @@ class _Search:
     observer: Observer = field(init=False)
     remote_paths: dict[str, str] = field(init=False)
     synced_paths: dict[str, str] = field(init=False)
-    tree: LocalTree = field(init=False)
 
     def __post_init__(self) -> None:
         root_id = self.credentials.namespace_id
@@ -78,7 +77,6 @@ class _Search:
         self.observer.read_rules()
         self.remote_paths = paths_in(self.state.remote, root_id)
         self.synced_paths = paths_in(self.state.synced, root_id)
-        self.tree = identify(self.state.local, self.state.synced, root_id)
         self.path = self._spelling()
 
     def explain(self) -> Explanation | None:
@@ -139,7 +137,12 @@ class _Search:
         return next((path for path in known if _form(path) == wanted), self.path)
 
     def _key(self, local: LocalEntry) -> str | None:
-        return next((n.key for n in self.tree.nodes.values() if n.entry is local and not n.is_new), None)
+        """Return the node that an entry is bound to; one that is where it was needs no search."""
+        own = self.state.synced.get(self._at(self.synced_paths) or "")
+        if own is not None and own.stat is not None and own.stat.ino == local.stat.ino:
+            return own.id
+        tree = identify(self.state.local, self.state.synced, self.credentials.namespace_id)
+        return next((n.key for n in tree.nodes.values() if n.entry is local and not n.is_new), None)
 
     def _at(self, paths: dict[str, str], *, live: bool = False) -> str | None:
         """Return the node at the path: one that lives, or the one that was told of last."""

@@ -30,6 +30,7 @@ class _Engine:
 
     planned: tuple[Action, ...] = ()
     troubles: dict[str, Trouble] = field(default_factory=dict)
+    warnings: dict[str, Trouble] = field(default_factory=dict)
     executor: _Executor = field(default_factory=_Executor)
 
 
@@ -95,7 +96,9 @@ def test_what_waits_is_counted_and_the_first_of_it_named(clock: _Clock) -> None:
     entries = [LocalEntry(f"{n:03}", LocalKind.FILE, STAT) for n in range(150)]
     entries.append(LocalEntry("caf\udce9", LocalKind.FILE, STAT))
     actions: tuple[Action, ...] = (Forget("id"), *(Upload(entry) for entry in entries))
-    engine = _Engine(actions, {"x": Trouble("locked", "why")}, _Executor(frozenset({"big", "caf\udce9"})))
+    engine = _Engine(
+        actions, {"x": Trouble("locked", "why")}, executor=_Executor(frozenset({"big", "caf\udce9"}))
+    )
     state = _Noted(Path("none"), copy=True)
     Board(state, cast("Engine", engine), lambda: Progress("syncing")).tell("working")
     said = state.said()
