@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ from agent.lock import locked
 from agent.settings import Settings
 from agent.state import State
 from tests.support.command_line import call
-from tests.support.devices import Device, converge, copies, tree_of
+from tests.support.devices import LOCKSTEP, Device, converge, copies, tree_of
 from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
@@ -58,6 +59,23 @@ def test_a_pause_ends_a_large_transfer_and_holds_over_a_restart(two: Two) -> Non
     assert run(a, "resume") == {"paused": False, "running": False, "settled": True}
     report = a.quick_sync()
     assert 0 < report["uploaded_bytes"] < 96 * MIB, "it went on where it stopped"
+
+
+def test_a_pause_ends_a_sync_in_the_middle_and_is_no_failure(two: Two) -> None:
+    a, _ = two
+    a.write("big.bin", os.urandom(96 * MIB))
+    a.write("small.txt", "small")
+    process = subprocess.Popen(
+        [LOCKSTEP, "sync", str(a.folder), "--json"],
+        env={**a.environment(), "LOCKSTEP_AGENT_PART_PARALLEL": "1"},
+        stdout=subprocess.PIPE,
+    )
+    wait_until(lambda: _parts_done(a) > 0, 20, "a part is there", every=0.01)
+    assert run(a, "pause")["settled"] is True
+    out, _ = process.communicate(timeout=20)
+    report = json.loads(out.splitlines()[-1])
+    assert (process.returncode, report["paused"], report["in_step"]) == (0, True, True)
+    assert set(a.ls()) == {"small.txt"}
 
 
 def _parts_done(device: Device) -> int:
