@@ -31,6 +31,7 @@ class Options:
     devices: int
     mode: str
     length: int
+    goes_on: bool = False
     guest_every: int = 3
 
 
@@ -43,24 +44,24 @@ def parse(arguments: list[str]) -> Options:
     )
     parser.add_argument("--mode", default="all", choices=("all", *MODES), help="default: each in turn")
     parser.add_argument("--length", type=int, default=20, help="most steps of each user in a round")
+    parser.add_argument("--go-on", action="store_true", help="play the other seeds after one that failed")
     given = parser.parse_args(arguments)
     seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
-    return Options(given.rounds, seed, given.devices, given.mode, given.length)
+    return Options(given.rounds, seed, given.devices, given.mode, given.length, given.go_on)
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    started, done = time.monotonic(), 0
+    started, done, run, failed = time.monotonic(), 0, 0, list[int]()
     with Places() as places:
-        run = 0
-        while done < options.rounds:
+        while done < options.rounds and (options.goes_on or not failed):
             one = _options_of(options, run, options.rounds - done)
             print(f"seed {one.seed}: {one.rounds} rounds, {one.devices} devices, {one.mode}", flush=True)
             if not _run(one, places.of(one.mode)):
-                return 1
+                failed.append(one.seed)
             done, run = done + one.rounds, run + 1
-    print(f"{done} rounds are well, in {time.monotonic() - started:.0f} s")
-    return 0
+    print(f"{done} rounds in {time.monotonic() - started:.0f} s; seeds that failed: {failed or 'none'}")
+    return 1 if failed else 0
 
 
 def _options_of(options: Options, run: int, left: int) -> Options:
