@@ -158,6 +158,8 @@ class Changes(Reads):
                 if is_still_inode(private, made):
                     with suppress(OSError):
                         put(private, temp)
+                        # It may have got the mode of a read-only file: the next try writes into it.
+                        os.chmod(temp.name, 0o600, dir_fd=temp.fd)
                 raise
 
     def _mode(self, slot: Place, *, executable: bool) -> int:

@@ -7,6 +7,7 @@ its bytes were read, is looked at again instead.
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from agent.actions import Upload
@@ -222,7 +223,8 @@ class Uploads:
         with work.state.transaction():
             work.state.put_remote([node])
             if node.content_hash == entry.content_hash:
-                work.state.put_synced([agreed(node, entry, self._place_sent(action, node))])
+                shown = replace(node, executable=work.on_this_disk(node, entry))
+                work.state.put_synced([agreed(shown, entry, self._place_sent(action, node))])
             else:
                 work.feed_stale = True
             work.done(entry.path)

@@ -82,6 +82,14 @@ class Work:
         changed = known.stat.executable != entry.stat.executable
         return entry.stat.executable if changed else node.executable
 
+    def on_this_disk(self, node: RemoteNode, entry: LocalEntry) -> bool:
+        """Return the executable bit that is agreed on when the content of `entry` was committed.
+
+        The server may keep a bit that another device set meanwhile. To remember it as agreed on
+        would mean that this disk never gets it.
+        """
+        return entry.stat.executable if self.disk.keeps_modes else node.executable
+
     # Notes --------------------------------------------------------------------------------
 
     def done(self, *paths: str) -> None:

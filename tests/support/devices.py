@@ -194,6 +194,8 @@ def _described(path: Path) -> str:
         return f"link {path.readlink()}"
     if path.is_dir():
         return "folder"
+    if not path.is_file():
+        return "special"
     mode = "x" if path.stat().st_mode & 0o100 else "-"
     return f"file {mode} {hash_of(path.read_bytes())}"
 

@@ -488,6 +488,17 @@ def test_a_full_disk_at_installing_leaves_the_old_file_and_the_download(disk: Di
     assert disk.hash_temp(ready.name)[1] == ready.content_hash
 
 
+def test_a_download_that_could_not_replace_a_read_only_file_can_be_continued(disk: Disk, root: Path) -> None:
+    """The mode of the file that it was to replace must not shut out the next try."""
+    (root / "f").write_bytes(b"old")
+    (root / "f").chmod(0o444)
+    ready = downloaded(disk, b"new")
+    with patch.object(os, "fsync", side_effect=OSError(errno.ENOSPC, "full")), pytest.raises(DiskFullError):
+        disk.install(ready, "f", expect=known(disk, "f"))
+    (left,) = disk.leftover_temps()
+    assert (left.name, left.stat.mode) == (ready.name, 0o600)
+
+
 def test_an_error_when_looking_is_not_absence(disk: Disk, root: Path) -> None:
     (root / "f").touch()
     with patch.object(os, "stat", side_effect=OSError(errno.EIO, "x")), pytest.raises(BlockedError):

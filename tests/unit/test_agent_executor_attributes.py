@@ -42,3 +42,21 @@ def test_the_servers_bit_stays_unless_it_was_changed_on_a_disk_that_keeps_it(
     work = Work(state, disk, unused, unused, unused, "B")
     assert work.executable(node, entry(now)) is told
     state.close()
+
+
+@pytest.mark.parametrize(
+    ("keeps_modes", "server", "mode", "agreed"),
+    [(True, True, 0o644, False), (True, False, 0o755, True), (True, True, 0o755, True),
+     (False, True, 0o644, True), (False, False, 0o755, False)],
+)  # fmt: skip
+def test_a_bit_that_this_disk_does_not_have_yet_is_not_agreed_on(
+    tmp_path: Path, *, keeps_modes: bool, server: bool, mode: int, agreed: bool
+) -> None:
+    """So that the next plan sets it; a disk that keeps none is done."""
+    state = State(tmp_path / "state.db")
+    disk: Any = SimpleNamespace(keeps_modes=keeps_modes)
+    unused = cast("Any", None)
+    work = Work(state, disk, unused, unused, unused, "B")
+    node = RemoteNode("n", "root", "f", Kind.FILE, 1, executable=server)
+    assert work.on_this_disk(node, entry(mode)) is agreed
+    state.close()
