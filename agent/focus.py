@@ -1,18 +1,22 @@
 """Which part of the trees a plan has to look at. Pure.
 
 Most nodes are at rest: server, disk and memory say the same of them. A plan over the others, what
-lies below their folders, the folders above, and whoever shares a folder with them now or where
-they are going, is the plan over everything: fates depend on a node's own rows and the folders
-above it, names on who is in the folder.
+lies below their folders, the folders above, and whoever has one of their names, or a conflicted copy's,
+in a folder where they are or are going, is the plan over everything: fates depend on a node's own
+rows and the folders above it, names on who has them in the folder.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from agent.identity import LocalNode
 from agent.merge import Trees
 from agent.model import Kind, RemoteNode, SyncedNode
+from libs.contracts.paths import name_key
+
+_COPY = " (conflicted copy, "
 
 
 def focused(trees: Trees) -> Trees:
@@ -74,9 +78,9 @@ class _Closure:
         self._children = _children_of(trees)
         self.kept: set[str] = set()
         self._with_all_below(keys)
-        for key in list(self.kept):
-            for folder in self._folders_of(key):
-                self._with_siblings(folder)
+        names = {alike(name) for key in self.kept for name in self._names_of(key)}
+        for folder in {folder for key in self.kept for folder in self._folders_of(key)}:
+            self._with_namesakes(folder, names)
         for key in list(self.kept):
             self._with_folders_above(key)
 
@@ -96,8 +100,19 @@ class _Closure:
         folders = {node.parent_id for node in (remote, synced) if node is not None}
         return folders | ({local.parent_key} if local is not None else set())
 
-    def _with_siblings(self, folder: str) -> None:
-        self.kept.update(self._children.get(folder, ()))
+    def _names_of(self, key: str) -> Iterator[str]:
+        """Yield the names that the trees have for a node."""
+        remote, local, synced = (
+            self._trees.remote.get(key), self._trees.local.nodes.get(key), self._trees.synced.get(key),
+        )  # fmt: skip
+        yield from (node.name for node in (remote, synced) if node is not None)
+        if local is not None:
+            yield local.entry.name
+
+    def _with_namesakes(self, folder: str, names: AbstractSet[str]) -> None:
+        for key in self._children.get(folder, ()):
+            if key not in self.kept and any(may_meet(name, names) for name in self._names_of(key)):
+                self.kept.add(key)
 
     def _with_folders_above(self, key: str) -> None:
         waiting = self._folders_of(key)
@@ -106,6 +121,20 @@ class _Closure:
             if folder != self._trees.root_id and folder not in self.kept:
                 self.kept.add(folder)
                 waiting |= self._folders_of(folder)
+
+
+def alike(name: str) -> str:
+    """Return what all names share that any disk takes for one."""
+    return name.lower() if name.isascii() else name_key(name).casefold()
+
+
+def may_meet(name: str, names: AbstractSet[str]) -> bool:
+    """Say whether a name may be, or become, one with any of `names` (each as `alike` gives it).
+
+    A plan gives no other names than those that are there, and those of conflicted copies.
+    """
+    form = alike(name)
+    return form in names or _COPY in form
 
 
 def _keys(trees: Trees) -> Iterable[str]:

@@ -3,7 +3,7 @@
 Binding every entry to its node and asking every node whether it is at rest costs seconds in a
 large folder. After a change of a few files it need not be done: what was at rest and was not
 touched is bound to the entry at its own path whatever else happens, and still at rest. So only
-what was not at rest, what changed, and whoever shares a folder with either is looked at, with all
+what was not at rest, what changed, and namesakes in the same folders are looked at, with all
 folders. As soon as a folder itself is concerned everything is looked at.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from agent.focus import focused_on, restless
+from agent.focus import alike, focused_on, may_meet, restless
 from agent.identity import NEW, LocalNode, identify
 from agent.merge import Trees
 from agent.model import Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
@@ -127,7 +127,7 @@ class _Changes:
 
 
 class _Part:
-    """The changed things, all in the folders that they are in, and all folders."""
+    """The changed things, their namesakes in the folders that they are in, and all folders."""
 
     def __init__(self, root_id: str, last: _Last, now: Observed, paths: set[str], ids: set[str]) -> None:
         self._now = now
@@ -135,6 +135,8 @@ class _Part:
         self._ids = ids
         self._places = {path.rpartition("/")[0] for path in paths}
         self._folders = {nodes[key].parent_id for nodes in self._trees() for key in ids if key in nodes}
+        self._names = {alike(path.rpartition("/")[2]) for path in paths}
+        self._names |= {alike(nodes[key].name) for nodes in self._trees() for key in ids if key in nodes}
         # A folder is concerned by its id and by its path: whichever of both was found.
         known = [last.key_at.get(place) for place in self._places if place]
         self._folders |= {key for key in known if key is not None}
@@ -153,16 +155,20 @@ class _Part:
         local = {
             path: entry
             for path, entry in now.local.items()
-            if entry.kind is LocalKind.FOLDER
-            or path in self._paths
-            or path.rpartition("/")[0] in self._places
+            if entry.kind is LocalKind.FOLDER or path in self._paths or self._is_met(path)
         }
         remote = {key: node for key, node in now.remote.items() if self._is_in(key, node)}
         synced = {key: node for key, node in now.synced.items() if self._is_in(key, node)}
         return Observed(local, remote, synced, now.opaque, now.rules)
 
     def _is_in(self, key: str, node: RemoteNode | SyncedNode) -> bool:
-        return node.kind is Kind.FOLDER or key in self._ids or node.parent_id in self._folders
+        if node.kind is Kind.FOLDER or key in self._ids:
+            return True
+        return node.parent_id in self._folders and may_meet(node.name, self._names)
+
+    def _is_met(self, path: str) -> bool:
+        place, _, name = path.rpartition("/")
+        return place in self._places and may_meet(name, self._names)
 
 
 def _is_folder_entry(entry: LocalEntry | None) -> bool:
