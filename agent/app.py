@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agent import clock
 from agent.actions import Download, Upload
 from agent.board import Board, problems_of, read_status
 from agent.disk import Disk
@@ -68,7 +67,7 @@ async def run_sync(
             engine.stop()
         report = _report(parts, engine, started, end)
         if report.in_step and not end.paused:
-            parts.state.put("synced_at", str(clock.now()))
+            board.tell("in_step")
         board.tell("stopped", end.halt)
         return report
 
@@ -114,7 +113,7 @@ async def run_agent(
                     engine.stop()
                     for task in hints:
                         task.cancel()
-                    board.tell("stopped")
+                    board.stopped()
         return _report(parts, engine, started, _End(failure=failure))
 
 
@@ -187,6 +186,7 @@ def _report(parts: Parts, engine: Engine, started: float, end: _End) -> SyncRepo
         problems=problems_of(parts.state, engine),
         seconds=time.monotonic() - started,
         halted=None if end.halt is None else end.halt.detail,
+        halt_code=None if end.halt is None else end.halt.code,
         failure=end.failure,
         paused=end.paused,
     )

@@ -17,7 +17,7 @@ from agent.lock import is_locked
 from agent.planner import paths_of
 from agent.progress import Progress
 from agent.settings import Settings, read_choices
-from agent.state import PHASE, Problem, State, Summary, memory_errors, read_summary
+from agent.state import PHASE, SYNCED_AT, Problem, State, Summary, memory_errors, read_summary
 from agent.status import AgentStatus, PathProblem
 from agent.wording import Paths, steps_of
 
@@ -48,6 +48,10 @@ class Board:
         if turned or phase != "working" or self._is_due():
             self._note()
 
+    def stopped(self) -> None:
+        """Note that the agent ends; what a guard halted for holds until the next run."""
+        self.tell("stopped", self._halt)
+
     def tick(self) -> None:
         """Something moved: note the progress when the last note is old enough."""
         if self._is_due():
@@ -61,7 +65,11 @@ class Board:
         if said == self._last and time.monotonic() - self._at < _SAME_FOR:
             return
         self._last, self._at = said, time.monotonic()
-        self._state.put(PHASE, json.dumps({**said, "at": clock.now()}))
+        now = clock.now()
+        with self._state.transaction():
+            self._state.put(PHASE, json.dumps({**said, "at": now}))
+            if self._phase == "in_step":
+                self._state.put(SYNCED_AT, str(now))
 
     def _said(self) -> dict[str, Any]:
         engine, halt = self._engine, self._halt
@@ -143,9 +151,10 @@ def _with_summary(linked: AgentStatus, summary: Summary) -> AgentStatus:
         pending=int(said.get("to_do", 0)),
         waiting=tuple((path, kind) for path, kind in said.get("waiting", []) if path not in problems),
         problems=tuple(problems[path] for path in sorted(problems)),
-        synced=summary.synced_at is not None or said.get("phase") == "in_step",
+        synced=summary.synced_at is not None,
         phase=phase_now(said, paused=summary.paused),
         halted=said.get("halted"),
+        halt_code=said.get("halt_code"),
         paused=summary.paused,
         transfers=tuple(said.get("transfers", ())) if linked.running else (),
         warnings=tuple((code, detail) for code, detail in said.get("warnings", [])) if linked.running else (),

@@ -365,7 +365,9 @@ class Engine:
             failures = failures + 1 if failed else 0
             pause = _OFFLINE.delay(failures) if failed else self._until_next()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                # Not `wait_for`: cancelled in the instant in which it is woken, that goes on.
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
             self._on_timer()
 
     async def _round(self) -> bool:

@@ -24,6 +24,8 @@ LONGEST_RETRY: Final = 3600.0
 """Seconds beyond which no next try is ever set."""
 PAUSED: Final = "paused"
 """The key of `meta` that is there while the user wants this device to rest (since when)."""
+SYNCED_AT: Final = "synced_at"
+"""The key of `meta` that says when everything was in step last (seconds since 1970)."""
 PHASE: Final = "phase"
 """The key of `meta` under which the agent says what it does: see `agent.board`."""
 
@@ -441,7 +443,7 @@ def read_summary(path: Path) -> Summary | None:
         meta = dict(db.execute("SELECT key, value FROM meta"))
         files = db.execute("SELECT COUNT(*) FROM synced WHERE kind != 'folder'").fetchone()[0]
         problems = tuple(map(_problem, db.execute("SELECT * FROM problems ORDER BY path")))
-    at = meta.get("synced_at")
+    at = meta.get(SYNCED_AT)
     synced_at = None if at is None else float(at)
     return Summary(int(files), problems, meta.get(PHASE), synced_at, PAUSED in meta)
 

@@ -49,6 +49,7 @@ class SyncReport:
     problems: tuple[PathProblem, ...] = ()
     seconds: float = 0.0
     halted: str | None = None
+    halt_code: str | None = None
     failure: LockstepError | None = None
     paused: bool = False
 
@@ -82,6 +83,7 @@ class SyncReport:
             "problems": [problem.as_json() for problem in self.problems],
             "seconds": round(self.seconds, 3),
             "halted": self.halted,
+            "halt_code": self.halt_code,
             "paused": self.paused,
             "error": error_json(self.failure),
         }
@@ -130,6 +132,7 @@ class AgentStatus:
     """Whether a sync was ever done here."""
     halted: str | None = None
     """The sentence of the guard that stopped the last run."""
+    halt_code: str | None = None
     phase: str = "stopped"
     """What a running agent does: "in_step", "working", "offline", "halted", "paused"."""
     paused: bool = False
@@ -176,6 +179,7 @@ class AgentStatus:
             "warnings": [{"code": code, "detail": detail} for code, detail in self.warnings],
             "problems": [problem.as_json() for problem in self.problems],
             "halted": self.halted,
+            "halt_code": self.halt_code,
         }
 
     def as_text(self) -> str:
@@ -190,7 +194,7 @@ class AgentStatus:
         if self.halted is not None:
             return f"halted: {self.halted}"
         rest = ", paused" if self.paused else ""
-        if not self.synced:
+        if not self.synced and not self.files:
             return f"first sync under way{rest}{self._moving()}" if self.running else f"never synced{rest}"
         running = "agent running" if self.running else "agent not running"
         waiting = self.pending + len(self.problems)

@@ -29,7 +29,7 @@ def test_a_paused_agent_rests_and_catches_up_when_resumed(two: Two) -> None:
     a.write("before.txt", "one")
     with a.started():
         assert run(a, "pause") == {"paused": True, "running": True, "settled": True}
-        assert run(a, "status")["phase"] == "paused"
+        assert run(a, "status", expect=None)["phase"] == "paused"
         a.write("before.txt", "edited while paused")
         b.write("from-b.txt", "sent while A rests")
         b.quick_sync()
@@ -40,7 +40,8 @@ def test_a_paused_agent_rests_and_catches_up_when_resumed(two: Two) -> None:
         assert b.read("before.txt") == "one"
         assert run(a, "resume")["running"] is True
         wait_until(lambda: a.names() == {"before.txt", "from-b.txt"}, 10, "A caught up with B")
-        wait_until(lambda: run(a, "status")["phase"] == "in_step", 10, "A is in step")
+        wait_until(lambda: run(a, "status", expect=None)["phase"] == "in_step", 10, "A is in step")
+    assert run(a, "status")["in_step"] is True, "an agent that was stopped leaves what it knew"
     b.quick_sync()
     assert tree_of(a.folder) == tree_of(b.folder)
 
@@ -55,10 +56,18 @@ def test_a_pause_ends_a_large_transfer_and_holds_over_a_restart(two: Two) -> Non
         assert held["parts_done"] < held["parts_total"]
     assert run(a, "status")["paused"] is True
     assert run(a, "sync", str(a.folder))["paused"] is True
-    assert run(a, "ls")["items"] == []
-    assert run(a, "resume") == {"paused": False, "running": False, "settled": True}
-    report = a.quick_sync()
-    assert 0 < report["uploaded_bytes"] < 96 * MIB, "it went on where it stopped"
+    again = subprocess.Popen([LOCKSTEP, "start", str(a.folder)], env=a.environment())
+    try:
+        wait_until(lambda: run(a, "status")["running"], 20, "it runs")
+        wait_until(lambda: run(a, "why", "big.bin", expect=5)["code"] == "paused", 10, "it rests")
+        assert run(a, "ls")["items"] == []
+        assert run(a, "resume") == {"paused": False, "running": True, "settled": True}
+        wait_until(lambda: a.ls() != {}, 20, "it is sent")
+    finally:
+        again.terminate()
+        again.wait(20)
+    (session,) = a.get("/v1/uploads?state=all")["items"]
+    assert (session["id"], session["state"]) == (held["id"], "committed"), "it went on where it stopped"
 
 
 def test_a_pause_ends_a_sync_in_the_middle_and_is_no_failure(two: Two) -> None:

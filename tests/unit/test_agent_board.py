@@ -14,7 +14,7 @@ from agent.engine import Engine
 from agent.guard import Halt
 from agent.model import FileStat, LocalEntry, LocalKind, Trouble
 from agent.progress import Progress
-from agent.state import PHASE, State
+from agent.state import PHASE, SYNCED_AT, State
 
 STAT = FileStat(1, 2, 3, 4, 5, 0o644)
 
@@ -55,7 +55,7 @@ class _Noted(State):
     notes = 0
 
     def put(self, key: str, value: str) -> None:
-        self.notes += 1
+        self.notes += key == PHASE
         super().put(key, value)
 
     def said(self) -> dict[str, Any]:
@@ -68,14 +68,16 @@ def test_the_same_is_not_noted_again_and_again(clock: _Clock) -> None:
     made = Board(state, cast("Engine", engine), lambda: Progress("syncing"))
     for _ in range(5):
         made.tell("in_step")
-    assert state.notes == 1
+    assert (state.notes, state.get(SYNCED_AT) is not None) == (1, True)
     made.tell("halted", Halt("disk_full", "No room"))
     assert (state.said()["halted"], state.said()["halt_code"]) == ("No room", "disk_full")
+    made.stopped()
+    assert (state.said()["phase"], state.said()["halted"]) == ("stopped", "No room")
     made.tell("in_step")
-    assert (state.notes, state.said()["halted"]) == (3, None)
+    assert (state.notes, state.said()["halted"]) == (4, None)
     clock.now += 61
     made.tell("in_step")
-    assert state.notes == 4, "so that it shows that somebody is there"
+    assert state.notes == 5, "so that it shows that somebody is there"
 
 
 def test_progress_is_noted_once_a_second(clock: _Clock) -> None:

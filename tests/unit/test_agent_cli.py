@@ -112,7 +112,7 @@ def test_a_report_has_the_fields_of_the_contract() -> None:
 
     assert set(value) >= {
         "in_step", "uploaded_files", "downloaded_files", "uploaded_bytes", "downloaded_bytes", "api_bytes",
-        "conflicts", "deleted", "moved", "problems", "seconds", "halted", "paused",
+        "conflicts", "deleted", "moved", "problems", "seconds", "halted", "halt_code", "paused",
     }  # fmt: skip
     assert set(value["problems"][0]) == {"path", "code", "detail", "retry_at"}
     assert value["problems"][0]["retry_at"] == "1970-01-01T00:00:00.500000Z"
