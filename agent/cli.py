@@ -25,9 +25,11 @@ app = typer.Typer(
 )
 devices_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 trash_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+uploads_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 service_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(devices_app, name="devices", help="List the devices of the account.")
 app.add_typer(trash_app, name="trash", help="List what was deleted, last deleted first.")
+app.add_typer(uploads_app, name="uploads", help="List the open upload sessions of the account.")
 app.add_typer(service_app, name="service", help="Start the agent at login (systemd user unit).")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -261,12 +263,27 @@ def trash_restore(path: RemotePath, as_json: Json = False) -> int:
     return context.run(lambda run: tree.restore_trash(run, path), as_json=as_json)
 
 
-@app.command()
-def uploads(as_json: Json = False) -> int:
+@uploads_app.callback()
+def uploads(context: typer.Context, as_json: Json = False) -> int:
     """List the open upload sessions of the account."""
+    if context.invoked_subcommand is not None:
+        return 0
+    from agent.commands import content
+    from agent.commands import context as commands
+
+    return commands.run(content.uploads, as_json=as_json)
+
+
+@uploads_app.command("resume")
+def uploads_resume(
+    upload_id: Annotated[str, typer.Argument(help="The session's id.", metavar="ID")],
+    source: Annotated[str, typer.Option("--from", help="A file with the session's content.", metavar="FILE")],
+    as_json: Json = False,
+) -> int:
+    """Send what a session lacks, from any file with the same content, and commit it at its path."""
     from agent.commands import content, context
 
-    return context.run(content.uploads, as_json=as_json)
+    return context.run(lambda run: content.resume_upload(run, upload_id, source), as_json=as_json)
 
 
 @app.command()

@@ -22,6 +22,7 @@ AGENT_CODES: Final[dict[str, str]] = {
     "unreadable": "The file cannot be read",
     "unwritable": "The file cannot be written",
     "corrupt_download": "The bytes that arrived are not those of the file",
+    "other_content": "The file has another content than the upload",
     "corrupt_upload": "The bytes arrived damaged at the store several times",
     "refused_by_store": "The store refused the transfer",
     "interrupted": "Interrupted",

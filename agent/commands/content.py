@@ -18,10 +18,11 @@ from agent.commands.context import Context
 from agent.errors import LocalError
 from agent.files import replacing
 from agent.progress import Progress, ProgressBar
+from agent.remote import Api
 from agent.status import stamp
 from agent.transfer import LargeSource, Transfer
-from libs.contracts.api import Download, Upload
-from libs.contracts.errors import ConflictError
+from libs.contracts.api import Download, Upload, UploadState
+from libs.contracts.errors import ConflictError, InvalidRequestError, NotFoundError
 from libs.contracts.limits import MIB
 from libs.contracts.paths import check_name
 from libs.contracts.tree import CommitTarget, Kind, NodeRow
@@ -127,12 +128,16 @@ async def put(context: Context, local: str, remote: str) -> None:
 
 
 async def _send(transfer: Transfer, file: _LocalFile, slot: places.Slot) -> NodeRow:
-    source = LargeSource(slot.path, file.size, file.content_hash, file.fd, file.unchanged)
+    source = _source(file, slot.path)
     with ProgressBar() as bar:
         transfer.tally.on_change = lambda _count: bar(
             Progress("sending", bytes_done=transfer.tally.settled_bytes, bytes_total=file.size)
         )
         return await transfer.commit_large(source, _target(file, slot))
+
+
+def _source(file: _LocalFile, path: str) -> LargeSource:
+    return LargeSource(path, file.size, file.content_hash, file.fd, file.unchanged)
 
 
 def _target(file: _LocalFile, slot: places.Slot) -> CommitTarget:
@@ -187,6 +192,52 @@ async def uploads(context: Context) -> None:
     async with context.api() as api:
         items = [_upload(session) async for session in api.uploads()]
     context.table(items, ("id", "size", "parts_done", "parts_total", "device", "updated_at", "path"))
+
+
+async def resume_upload(context: Context, upload_id: str, local: str) -> None:
+    """Send what a session of one file lacks, from a file with the same content.
+
+    It is committed at the session's path where nothing is there yet. Otherwise what the bytes are
+    for is known to the device that began: its next sync finds them all there and commits.
+    Raises `LocalError` "other_content", `ConflictError` "upload_not_open".
+    """
+    with _reading(local) as fd:
+        async with context.transfer() as (api, transfer):
+            session = await api.get_upload(upload_id)
+            if session.state is not UploadState.OPEN or session.batch:
+                raise ConflictError("It is not an open session of one file", code="upload_not_open")
+            file = await asyncio.to_thread(_hashed, fd)
+            wanted = session.entries[0]
+            if (file.size, file.content_hash) != (wanted.size, wanted.content_hash):
+                raise LocalError(f"{local} has another content than this upload", code="other_content")
+            slot = await _free_slot(api, session.path)
+            sent = transfer.tally
+            if slot is not None:
+                row = await _send(transfer, file, slot)
+                found = places.row_json(slot.path, row)
+            else:
+                await transfer.upload_large(_source(file, session.path))
+                found = {"path": session.path}
+    context.say(
+        {
+            "upload_id": upload_id,
+            "committed": slot is not None,
+            "uploaded_bytes": sent.uploaded_bytes,
+            **found,
+        },
+        f"{session.path} is there."
+        if slot is not None
+        else f"All bytes are there; the device that began {session.path} commits them at its next sync.",
+    )
+
+
+async def _free_slot(api: Api, path: str) -> places.Slot | None:
+    """Return the place for a new file at a path; None where something is, or the folder is not."""
+    try:
+        slot = await places.slot_for(api, path, path.rpartition("/")[2])
+    except (ConflictError, InvalidRequestError, NotFoundError):
+        return None
+    return slot if slot.row is None else None
 
 
 def _upload(session: Upload) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """The command line against the running services, as its users and their scripts see it."""
 
 import asyncio
+import hashlib
 import json
 import os
 import secrets
@@ -16,6 +17,7 @@ import pytest
 from agent.credentials import CredentialStore
 from agent.remote import open_api
 from agent.settings import Settings
+from libs.contracts.api import UploadRequest
 from tests.support.command_line import call
 from tests.support.stack import Stack
 
@@ -128,6 +130,56 @@ def test_a_file_of_several_parts_goes_there_and_back(device: Device) -> None:
     assert (device.cwd / "back").read_bytes() == content
     assert device.json("uploads") == {"items": []}
     assert device.json("usage")["used_bytes"] == len(content)
+
+
+def _open_session(device: Device, content: bytes, path: str) -> str:
+    """Begin an upload and send nothing of it."""
+
+    async def begin() -> str:
+        async with open_api(device.settings) as api:
+            digest = hashlib.sha256(content).hexdigest()
+            return (
+                await api.create_upload(UploadRequest(content_hash=digest, size=len(content), path=path))
+            ).id
+
+    return asyncio.run(begin())
+
+
+def test_an_upload_is_continued_by_another_device_from_a_file_of_the_same_content(
+    stack: Stack, device: Device, tmp_path: Path
+) -> None:
+    content = os.urandom(11 * MIB)
+    session = _open_session(device, content, "big.bin")
+    other = new_device(stack, tmp_path / "other", device.email)
+    other.link("login", "B")
+    (other.cwd / "copy").write_bytes(content)
+    (other.cwd / "another").write_bytes(b"another")
+
+    assert [item["id"] for item in other.json("uploads")["items"]] == [session]
+    assert other.refused("uploads", "resume", session, "--from", "another") == (1, "other_content")
+    told = other.json("uploads", "resume", session, "--from", "copy")
+
+    assert (told["committed"], told["path"], told["uploaded_bytes"]) == (True, "big.bin", len(content))
+    assert device.run("get", "big.bin", "-")[1] == content
+    assert other.refused("uploads", "resume", session, "--from", "copy") == (1, "upload_not_open")
+    assert other.refused("uploads", "resume", "0" * 24, "--from", "copy") == (1, "not_found")
+
+
+def test_an_upload_whose_place_is_taken_is_sent_and_left_to_whom_it_belongs(device: Device) -> None:
+    """It may be a new version of what is there, or not: only the device that began knows."""
+    content = os.urandom(11 * MIB)
+    (device.cwd / "there").write_bytes(b"there")
+    device.json("put", "there", "/big.bin")
+    (device.cwd / "copy").write_bytes(content)
+    session = _open_session(device, content, "big.bin")
+
+    told = device.json("uploads", "resume", session, "--from", "copy")
+
+    assert (told["committed"], told["uploaded_bytes"]) == (False, len(content))
+    assert device.run("get", "big.bin", "-")[1] == b"there"
+    (device.cwd / "copy").rename(device.cwd / "big.bin")
+    device.json("put", "big.bin", "/big.bin")
+    assert device.json("usage")["used_bytes"] == len(content) + 5
 
 
 def test_putting_on_a_name_that_is_there_is_a_new_version(device: Device) -> None:
