@@ -7,6 +7,7 @@ its bytes were read, is looked at again instead.
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +17,7 @@ from agent.errors import LocalError
 from agent.executor.tree import TreeChanges
 from agent.executor.work import Work, agreed, row_of, within_64_bits
 from agent.model import LocalEntry, RemoteNode, SyncedNode
-from agent.transfer import LargeSource, SmallOutcome, SmallSource, split_batches
+from agent.transfer import LargeSource, SmallOutcome, SmallSource, SmallUpload, split_batches
 from agent.transfer.retry import together
 from libs.contracts.api import CompleteItem
 from libs.contracts.errors import (
@@ -97,6 +98,16 @@ class Uploads:
             for action in actions:
                 self._work.problem(action.entry.path, error.code, error.detail)
             return
+        try:
+            items = await self._sent_items(actions, upload)
+        except UnavailableError:
+            await self._give_up(upload.upload_id)
+            raise
+        if not (items and await self._commit_batch(actions, upload.upload_id, items)):
+            await self._give_up(upload.upload_id)
+
+    async def _sent_items(self, actions: Sequence[Upload], upload: SmallUpload) -> list[CompleteItem]:
+        """Return what can be committed. Raises `UnavailableError` when the store does not answer."""
         items = []
         for action, outcome in zip(actions, upload.items, strict=True):
             if not outcome.ready:
@@ -105,13 +116,26 @@ class Uploads:
                 items.append(self._item(action, outcome.index))
             else:
                 self._work.look_again(action.entry.path, "changed", "The file changed while it was sent")
-        if not items:
-            await self._work.api.abort_upload(upload.upload_id)
-            return
-        results = await self._work.api.complete_upload_batch(upload.upload_id, items)
+        return items
+
+    async def _commit_batch(
+        self, actions: Sequence[Upload], upload_id: str, items: Sequence[CompleteItem]
+    ) -> bool:
+        """Commit what was sent; say whether that was the whole batch, and none of it was refused."""
+        results = await self._work.api.complete_upload_batch(upload_id, items)
         with self._work.state.transaction():
             for result in results:
                 self._settle(actions[result.index], result)
+        return len(items) == len(actions) and all(result.ok for result in results)
+
+    async def _give_up(self, upload_id: str) -> None:
+        """Let go of what a batch holds uncommitted: the next try opens another one.
+
+        Otherwise it would count among the account's sessions, and its bytes as reserved, for days.
+        One whose commit is under way is not given up.
+        """
+        with suppress(LockstepError):
+            await self._work.api.abort_upload(upload_id)
 
     def _item(self, action: Upload, index: int) -> CompleteItem:
         target = self._target(action)

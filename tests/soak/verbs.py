@@ -103,6 +103,7 @@ def _hole(hand: Hand) -> bool:
 
 def _fifo(hand: Hand) -> bool:
     path = hand.parent(hand.step.other) / f"pipe{hand.step.number}"
+    hand.named(path)
     os.mkfifo(hand.at(str(path.relative_to(hand.user.folder))))
     return True
 
