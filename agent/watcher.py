@@ -43,7 +43,7 @@ log = get_logger("watcher")
 
 
 class WatchLimitError(Exception):
-    """The system refuses to watch some or all folders: hints would be incomplete, so poll."""
+    """Some or all folders cannot be watched: hints would be incomplete, so poll."""
 
 
 class WatchLostError(Exception):
@@ -174,6 +174,8 @@ def _explain(error: OSError) -> str:
         return "The system's limit of watched folders is reached (fs.inotify.max_user_watches)"
     if error.errno == errno.EMFILE:
         return "The system's limit of watchers is reached (fs.inotify.max_user_instances)"
+    if error.errno == errno.ENAMETOOLONG:
+        return "A folder lies so deep that its path is too long to be watched"
     return f"The folder cannot be watched: {error.strerror or error}"
 
 
@@ -228,7 +230,7 @@ if sys.platform.startswith("linux"):
         | In.IN_DONT_FOLLOW
         | In.IN_EXCL_UNLINK
     )
-    _LIMITS: Final = {errno.ENOSPC, errno.EMFILE, errno.ENOMEM}
+    _LIMITS: Final = {errno.ENOSPC, errno.EMFILE, errno.ENOMEM, errno.ENAMETOOLONG}
     _GONE: Final = In.IN_DELETE_SELF | In.IN_MOVE_SELF | In.IN_UNMOUNT
 
     class _Inotify(WatchCallback):

@@ -119,7 +119,7 @@ class Watching:
 
         Watching takes as many watches as there are; trying often would take them from others.
         """
-        log.warning("polling: the system's limit of watches is reached", detail=detail)
+        log.warning("polling: not every folder can be watched", detail=detail)
         self._warn(Trouble(_WATCH_LIMIT, f"{detail}: changes are looked for now and then instead"))
         until = time.monotonic() + self._again_seconds
         while time.monotonic() < until:

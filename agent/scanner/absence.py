@@ -73,7 +73,7 @@ class Absence:
                 return False
             spelt_otherwise = found is not None and self._is_other_spelling(found)
         except DiskError as error:
-            result.problems[path] = error.trouble
+            result.report(path, error.trouble)
             result.opaque.add(path)
             self._excused.add(path)
             return False

@@ -1,8 +1,12 @@
 """What a scan found."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from agent.model import LocalEntry, Trouble
+
+_PASSING: Final = frozenset({"in_use", "too_many_open_files"})
+"""Troubles that pass by themselves, of which no event tells."""
 
 
 @dataclass(slots=True)
@@ -28,3 +32,9 @@ class ScanResult:
     hashed: int = 0
     """How many files were read."""
     hashed_bytes: int = 0
+
+    def report(self, path: str, trouble: Trouble) -> None:
+        """Note why a path cannot be read; one that is likely to be readable soon is looked at again."""
+        self.problems[path] = trouble
+        if trouble.code in _PASSING:
+            self.recheck.add(path)

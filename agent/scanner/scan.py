@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from agent import clock
 from agent.disk import Disk, DiskError
-from agent.model import LocalEntry, LocalKind, Trouble
+from agent.model import LocalEntry, LocalKind
 from agent.scanner.absence import ELSEWHERE, Absence, ancestors, below
 from agent.scanner.hashing import Hashed, hash_files
 from agent.scanner.judge import CHANGING, SETTLE_SECONDS, Judge, Known, settled
@@ -150,4 +150,4 @@ def _refuse(result: ScanResult, hashed: Hashed, error: DiskError, known: LocalEn
     same = known is not None and known.stat.same(entry.stat)
     kept = known if same and known is not None else replace(entry, content_hash=None, hashed_at=0.0)
     result.entries[path] = replace(kept, trouble=trouble)
-    result.problems[path] = Trouble(trouble.code, trouble.detail)
+    result.report(path, trouble)

@@ -128,7 +128,7 @@ class Walk:
         if self._ignored(path, False):
             return
         self.result.opaque.add(path)
-        self.result.problems[path] = error.trouble
+        self.result.report(path, error.trouble)
         known = self._known.get(path)
         if known is not None:
             self.result.entries[path] = replace(known, trouble=error.trouble)
@@ -137,7 +137,7 @@ class Walk:
         entry = verdict.entry
         self.result.entries[entry.path] = entry
         if entry.trouble is not None:
-            self.result.problems[entry.path] = entry.trouble
+            self.result.report(entry.path, entry.trouble)
         if verdict.step is Step.HASH:
             self.to_hash.append(entry)
         elif verdict.step is Step.WAIT:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +17,7 @@ from agent.hints import Hint, Inbox
 from agent.watcher import Watcher, WatchLimitError, WatchLostError
 
 DEADLINE = 10.0
+QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
 
 
 @pytest.fixture
@@ -214,6 +216,48 @@ async def test_the_limit_of_instances_is_told(root: Path) -> None:
     refusal = patch.object(InotifyFD, "_create_inotify_fd", side_effect=OSError(errno.EMFILE, "limit"))
     with refusal, pytest.raises(WatchLimitError, match="max_user_instances"):
         await Watcher(root).start()
+
+
+async def test_a_folder_whose_path_is_too_long_to_be_watched_is_told(root: Path) -> None:
+    name, above = "n" * 250, os.open(root, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir(name, dir_fd=above)
+        below = os.open(name, os.O_RDONLY, dir_fd=above)
+        os.close(above)
+        above = below
+    os.close(above)
+    with pytest.raises(WatchLimitError, match="too long"):
+        await Watcher(root).start()
+    top = os.open(root, os.O_RDONLY)
+    shutil.rmtree(name, dir_fd=top)
+    os.close(top)
+
+
+async def test_a_real_overflow_of_the_kernels_queue_asks_for_a_full_scan(
+    watcher: Watcher, root: Path
+) -> None:
+    source = watcher._source
+    assert isinstance(source, module._Inotify)
+    files = [root / "one", root / "two"]
+    for path in files:
+        path.write_text("x")
+    await hinted(watcher, "one", "two")
+    go_on, real = threading.Event(), source.on_event
+
+    def stands_still(event: InotifyEvent) -> None:
+        go_on.wait(DEADLINE)
+        real(event)
+
+    with patch.object(source, "on_event", stands_still):
+        for number in range(int(QUEUE.read_text()) + 5000):
+            os.utime(files[number % 2], ns=(number, number))
+        (root / "missed").mkdir()
+        go_on.set()
+        async with asyncio.timeout(DEADLINE):
+            while not (await watcher.next()).overflow:
+                pass
+    (root / "missed/f").write_text("x")
+    await hinted(watcher, "missed/f")
 
 
 async def test_an_unreadable_folder_does_not_disturb_the_others(root: Path) -> None:
