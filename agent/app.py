@@ -33,6 +33,8 @@ __all__ = ["is_paused", "read_status", "run_agent", "run_sync"]
 
 log = get_logger("app")
 
+_STAMP_SECONDS: Final = 900.0
+"""An older copy of the state, put back, is known as such when it is older than this."""
 _THREADS: Final = 32
 """Threads for the disk: flushes that wait side by side are one commit of its journal."""
 _UNHEARD_SECONDS: Final = 5.0
@@ -104,6 +106,7 @@ async def run_agent(
                     tasks.create_task(_listen(parts, engine), name="push"),
                     tasks.create_task(engine.every(settings.poll_seconds, engine.feed_due), name="poll"),
                     tasks.create_task(engine.every(settings.rescan_seconds, engine.touch_all), name="rescan"),
+                    tasks.create_task(engine.every(_STAMP_SECONDS, engine.renew_stamp), name="stamp"),
                 ]
                 if not heard:
                     hints.append(tasks.create_task(engine.every(_UNHEARD_SECONDS, engine.pause_changed)))

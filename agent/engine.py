@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from agent import clock
 from agent.actions import Action, Download, Plan, Upload
-from agent.disk import Disk
+from agent.disk import Disk, DiskError
 from agent.executor import Executor, Work
 from agent.feed import Feed
 from agent.guard import (
@@ -30,6 +30,7 @@ from agent.planning import Planning, synced_files, waiting
 from agent.push import Connected, Disconnected, Push, Resync
 from agent.remote import Api
 from agent.settings import Settings
+from agent.stamp import Stamp
 from agent.state import PAUSED, State
 from agent.transfer import Transfer
 from libs.contracts.api import PushChanges, PushHeads, PushRevoked
@@ -113,6 +114,7 @@ class Engine:
         self.feed = Feed(parts.state, parts.api, parts.namespace_id)
         self.observer = Observer(parts.state, parts.disk, parts.settings)
         self._planning = Planning(parts.state, self.observer, parts.disk, parts.namespace_id, parts.device)
+        self._stamp = Stamp(parts.state, parts.disk, f"{parts.namespace_id}.{parts.device}")
         self.troubles: dict[str, Trouble] = {}
         """Why paths are not in step, as the last plan said."""
         self.warnings: dict[str, Trouble] = {}
@@ -132,6 +134,13 @@ class Engine:
         """End large transfers and long reads soon."""
         self.executor.cancel()
         self._parts.disk.stop()
+        self.renew_stamp()
+
+    def renew_stamp(self) -> None:
+        """Make copies of the memory that were taken until now older ones."""
+        if not self._unswept:
+            with suppress(DiskError):
+                self._stamp.renew()
 
     # Hints --------------------------------------------------------------------------------
 
@@ -209,6 +218,7 @@ class Engine:
         idle = 0
         while True:
             await self._observe()
+            self._forget_absent_in_doubt()
             found = self._planning.plan(self.suspended())
             self.troubles, self.planned = found.troubles, found.actions
             if not found.actions:
@@ -232,7 +242,16 @@ class Engine:
         rescued = await asyncio.to_thread(rescue_leftovers, self._parts.disk, self._parts.state, self.work)
         self.observer.dirty |= set(rescued)
         await asyncio.to_thread(self._parts.disk.sweep_trash, clock.now())
+        with suppress(DiskError):  # a full or read-only disk: the old value is still good
+            self._stamp.check()
         self._unswept = False
+
+    def _forget_absent_in_doubt(self) -> None:
+        """An older memory than the folder's says of nothing that the user deleted it."""
+        if self._stamp.in_doubt:
+            absent = self._planning.forget_absent()
+            self._stamp.settle()
+            log.warning("the state is older than the folder, or the other way round", absent=absent)
 
     def _drop_settled(self) -> None:
         """Forget problems that no plan has anything to do about any more."""

@@ -7,6 +7,7 @@ from typing import Final
 from agent import clock
 from agent.actions import Plan
 from agent.disk import Disk
+from agent.identity import identify
 from agent.model import Kind, RemoteNode, SyncedNode, Trouble
 from agent.narrowing import Narrowing, Observed
 from agent.observer import Observer
@@ -35,6 +36,18 @@ class Planning:
         seen = Observed(state.local, state.remote, state.synced, observer.opaque, observer.rules)
         trees = self._narrowing.trees(seen)
         return plan(trees, Rules(self._device, clock.today(), self._fold), suspended)
+
+    def forget_absent(self) -> int:
+        """Forget what is not on the disk, so that its absence is no deletion; return how many nodes.
+
+        What the rules leave alone, or what cannot be listed, is not seen and stays.
+        """
+        state = self._state
+        tree = identify(state.local, state.synced, self._root_id, self._observer.opaque)
+        kept = {*tree.nodes, *tree.held, *self._observer.held((state.synced, state.remote), self._root_id)}
+        absent = [node_id for node_id in state.synced if node_id not in kept]
+        state.drop_synced(absent)
+        return len(absent)
 
     def _held(
         self, synced: Mapping[str, SyncedNode], remote: Mapping[str, RemoteNode]

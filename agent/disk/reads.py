@@ -11,7 +11,7 @@ from agent.disk import native
 from agent.disk.base import Rooted
 from agent.disk.errors import DiskError, MismatchError, translated
 from agent.disk.look import Seen, hash_open, look, look_inside, reading
-from agent.disk.root import components, is_state_folder, names_in, read_marker
+from agent.disk.root import components, is_state_folder, names_in, read_marker, read_note
 from agent.model import FileStat, LocalEntry, LocalKind
 from libs.contracts.paths import name_key
 
@@ -69,6 +69,11 @@ class Reads(Rooted):
         """Return the id in the root's marker file; None when there is none."""
         with translated(""), self.root.open() as fd:
             return read_marker(fd)
+
+    def note(self, name: str) -> str | None:
+        """Return what a small file of the agent's own folder says; None when there is none."""
+        with translated(name), self.root.open() as fd:
+            return read_note(fd, name)
 
     def free_bytes(self) -> int:
         """Return how many bytes this user can still write on the root's disk."""

@@ -72,20 +72,24 @@ class Temps(Rooted):
 
     def write_marker(self, marker: str) -> None:
         """Write the root's marker so that a crash leaves the old one or the new one."""
+        self.write_note(MARKER, marker)
+        self.root.remember()
+
+    def write_note(self, note: str, text: str) -> None:
+        """Write a small file of the agent's own folder so that a crash leaves the old one or the new one."""
         name = private_name()
         with translated(STATE_FOLDER), self.root.state() as state, self.root.state(TMP) as tmp:
             fd = os.open(name, _NEW | os.O_EXCL, 0o600, dir_fd=tmp)
             try:
-                os.write(fd, marker.encode() + b"\n")
+                os.write(fd, text.encode() + b"\n")
                 os.fsync(fd)
-                os.rename(name, MARKER, src_dir_fd=tmp, dst_dir_fd=state)
+                os.rename(name, note, src_dir_fd=tmp, dst_dir_fd=state)
             except OSError:
                 os.unlink(name, dir_fd=tmp)
                 raise
             finally:
                 os.close(fd)
             os.fsync(state)
-        self.root.remember()
 
     def temp_name(self, node_id: str, version_id: str) -> str:
         """Return the name by which a partial download of a version is found again."""
