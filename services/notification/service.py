@@ -76,8 +76,10 @@ class Connection:
 
     async def wait(self, seconds: float) -> bool:
         """Return True when there is something to do, False after `seconds` of silence."""
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), seconds)
+        with suppress(TimeoutError):
+            # Not `wait_for`: cancelled in the instant in which it is woken, that goes on (Python 3.11).
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
         happened = self._wake.is_set()
         self._wake.clear()
         return happened

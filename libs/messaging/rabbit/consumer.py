@@ -209,11 +209,14 @@ class _Gate:
         A message that keeps failing while the probes succeed waits longer each time.
         """
         self._close()
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._open_or_abandoned(), deadline - asyncio.get_running_loop().time())
+        # Not `wait_for`: cancelled in the instant in which it is woken, that goes on (Python 3.11).
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._open_or_abandoned()
         if waits and self.is_open:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._abandoned.wait(), _PROBE.delay(waits))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PROBE.delay(waits)):
+                    await self._abandoned.wait()
         return self.is_open and not self._abandoned.is_set()
 
     async def _open_or_abandoned(self) -> None:

@@ -22,8 +22,10 @@ class Waiter:
 
     async def pause(self, seconds: float) -> None:
         """Return after `seconds`, or at once when told."""
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._event.wait(), seconds)
+        with suppress(TimeoutError):
+            # Not `wait_for`: cancelled in the instant in which it is woken, that goes on (Python 3.11).
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
 
 
 class Wakeups:
