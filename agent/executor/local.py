@@ -28,7 +28,9 @@ _GROUP: Final = 100
 async def remember(work: Work, actions: Sequence[StateAction]) -> None:
     """Carry out what only concerns the memory (and attributes of files)."""
     for group in chunks(actions, 1000):
-        entries = {a.entry.path: await _with_attributes(work, a) for a in group if isinstance(a, Bind)}
+        binds = [action for action in group if isinstance(action, Bind)]
+        entries = {action.entry.path: await _with_attributes(work, action) for action in binds}
+        _look_at_other_names(work, [b.entry for b in binds if entries[b.entry.path] is not b.entry])
         with work.state.transaction():
             for action in group:
                 _remember(work, action, entries)
@@ -194,6 +196,16 @@ async def set_attributes(work: Work, actions: Sequence[SetLocal]) -> None:
             attributes = replace(known, mtime_ns=node.mtime_ns, executable=node.executable, stat=changed.stat)
             work.state.put_synced([attributes])
             work.done(entry.path)
+    _look_at_other_names(work, [action.entry for action in actions])
+
+
+def _look_at_other_names(work: Work, entries: Sequence[LocalEntry]) -> None:
+    """A hard link's other names have the attributes now that were set through one of them."""
+    inodes = {(entry.stat.dev, entry.stat.ino) for entry in entries}
+    own = {entry.path for entry in entries}
+    for path, known in work.state.local.items() if inodes else ():
+        if (known.stat.dev, known.stat.ino) in inodes and path not in own:
+            work.dirty.add(path)
 
 
 async def remove(work: Work, actions: Sequence[RemoveLocal]) -> None:

@@ -35,13 +35,25 @@ def scan(
         walk.everything_below("")
         candidates = {path for path in known if path not in walk.result.entries}
     else:
-        candidates = _Partial(disk, known, walk, ignored).scan(dirty)
+        partial = _Partial(disk, known, walk, ignored)
+        candidates = partial.scan(dirty)
+        if walk.linked:
+            candidates = partial.scan(_other_names(known, walk))
     Absence(disk, known, walk, ignored).settle(candidates)
     _read_new_content(disk, known, walk)
     result = walk.result
     if result.recheck:
         result.recheck_at = now + SETTLE_SECONDS
     return result
+
+
+def _other_names(known: Known, walk: Walk) -> set[str]:
+    """Return the other known names of files that changed: no event tells of a hard link's other names."""
+    return {
+        path
+        for path, entry in known.items()
+        if (entry.stat.dev, entry.stat.ino) in walk.linked and path not in walk.result.entries
+    }
 
 
 class _Partial:

@@ -1,13 +1,15 @@
 """What random rounds have found, each as small as it could be made."""
 
+import os
 import shutil
 from pathlib import Path
 
 from tests.soak.server import open_sessions
 from tests.support.backends import Backends
-from tests.support.devices import Device, converge, new_account
+from tests.support.devices import Device, are_same, converge, new_account
 from tests.support.processes import free_ports
 from tests.support.stack import Stack, running_stack
+from tests.support.waiting import wait_until
 
 
 def _two(stack: Stack, tmp_path: Path) -> tuple[Device, Device]:
@@ -44,3 +46,23 @@ def test_a_store_that_is_away_for_long_does_not_fill_the_account_with_sessions(
             a.write("file.txt", f"content {number}")
             a.quick_sync(expect=6, transfer_retry_seconds=0.2)
         assert open_sessions(a) == []
+
+
+def test_what_changes_through_one_name_of_a_hard_link_is_seen_at_the_other(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """The system tells of the name that was used alone."""
+    a, b = _two(stack, tmp_path)
+    a.write("one/file.txt", "first")
+    a.path("two").mkdir()
+    a.path("two/file.txt").hardlink_to(a.path("one/file.txt"))
+    converge(a, b)
+    with a.started(), b.started():
+        with a.path("one/file.txt").open("a") as file:
+            file.write(", and second")
+        wait_until(lambda: b.read("one/file.txt") == "first, and second", 20, "the edit is on B")
+        wait_until(lambda: are_same(a, b), 20, "the edit is on B at both names")
+        os.utime(b.path("two/file.txt"), (1_000_000_000, 1_000_000_000))
+        wait_until(lambda: a.path("one/file.txt").stat().st_mtime == 1_000_000_000, 20, "the time is on A")
+        wait_until(lambda: b.path("one/file.txt").stat().st_mtime == 1_000_000_000, 20, "the time is on B")
+    converge(a, b)
