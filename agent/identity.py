@@ -132,9 +132,46 @@ class _Binding:
         for node in known:
             own = self._synced_paths.get(node.id)
             self._bind_first(node, [path for path in paths_of.get(_inode(node), ()) if path == own])
+        self._stay(known, paths_of)
         for node in known:
             if node.id not in self._path_of:
                 self._bind_first(node, paths_of.get(_inode(node), ()))
+
+    def _stay(self, known: Iterable[SyncedNode], paths_of: Mapping[tuple[int, int], list[str]]) -> None:
+        """Bind what is plainly where it was, whatever inode it has, where no time of birth tells.
+
+        Some disks give other inodes at each mount, and one may get the number that another had.
+        What is in a folder comes before the folder.
+        """
+        waiting = [(self._synced_paths.get(n.id, ""), n) for n in known if n.id not in self._path_of]
+        for own, node in sorted(waiting, key=lambda item: -item[0].count("/")):
+            entry = self._entries.get(own)
+            if entry is None or own in self._id_of:
+                continue
+            if _is_alike_without_birth(node, entry) and self._stays(node, entry, paths_of):
+                self._bind(node.id, own)
+
+    def _stays(
+        self, node: SyncedNode, entry: LocalEntry, paths_of: Mapping[tuple[int, int], list[str]]
+    ) -> bool:
+        """Whether what was in a folder is in the one at its place rather than in the one with its inode."""
+        if node.kind is not Kind.FOLDER:
+            return same_content(node, entry)
+        children = self._children.get(node.id, ())
+        here = sum(self._path_of.get(child.id) == join(entry.path, child.name) for child in children)
+        there = [self._children_by_inode(node, path) for path in paths_of.get(_inode(node), ())]
+        return 0 < here >= max(there, default=0)
+
+    def _children_by_inode(self, node: SyncedNode, path: str) -> int:
+        """Return how many of a folder's children are, unchanged and by inode, in the one at `path`."""
+        children = self._children.get(node.id, ())
+        found = [(child, self._entries.get(join(path, child.name))) for child in children]
+        return sum(
+            entry is not None
+            and (entry.stat.dev, entry.stat.ino) == _inode(child)
+            and same_content(child, entry)
+            for child, entry in found
+        )
 
     def _bind_first(self, node: SyncedNode, paths: Iterable[str]) -> None:
         for path in paths:
@@ -229,6 +266,12 @@ class _Binding:
 
 def _inode(node: SyncedNode) -> tuple[int, int]:
     return (0, 0) if node.stat is None else (node.stat.dev, node.stat.ino)
+
+
+def _is_alike_without_birth(node: SyncedNode, entry: LocalEntry) -> bool:
+    """Whether an entry is of the node's kind, and no time of birth says whether it is the node."""
+    births = (None if node.stat is None else node.stat.birth_ns, entry.stat.birth_ns)
+    return entry.kind.value == node.kind.value and None in births
 
 
 def same_content(node: SyncedNode, entry: LocalEntry) -> bool:

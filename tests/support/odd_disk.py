@@ -223,9 +223,16 @@ class Tree:
         return node
 
     def renumber(self) -> None:
-        """Give every entry another inode number, as at a mount of a disk that keeps none."""
-        for node in self.nodes.values():
-            node.ino = next(self._inodes)
+        """Give every entry the inode number of another, as at a mount of a disk that keeps none.
+
+        Such numbers are often given in the order in which entries are asked for, so they are small
+        and others had them before.
+        """
+        for is_folder in (False, True):
+            nodes = [node for node in self.nodes.values() if node.is_folder == is_folder]
+            numbers = [node.ino for node in nodes]
+            for node, number in zip(nodes, [*numbers[1:], *numbers[:1]], strict=True):
+                node.ino = number
 
     def find(self, folder: Node, name: str) -> Node:
         try:
