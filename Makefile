@@ -12,7 +12,7 @@ ARGS ?=
 LOCK := var/lock-venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links $(ARGS)
 
-.PHONY: help demo up down ps logs dlq new-epoch test soak check fmt format-check lint types imports lock venv
+.PHONY: help demo up down ps logs dlq new-epoch sim mutants test soak check fmt format-check lint types imports lock venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ test: $(STAMP) ## all tests; starts what they need on free ports
 soak: $(STAMP) ## random operations on real devices: ROUNDS=60 SEED= DEVICES=2|3 MODE=offline|live|kill|…
 	@$(PY) -m tests.soak $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(DEVICES),--devices $(DEVICES)) $(if $(MODE),--mode $(MODE)) $(ARGS)
+
+sim: $(STAMP) ## play many histories of whole agents in simulation: `make sim SEEDS=2000 FIRST=0`
+	@$(PY) -m tests.simulation.search --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0) $(ARGS)
+
+mutants: $(STAMP) ## put deliberate bugs into the agent, one at a time: the simulation must find each
+	@$(PY) -m tests.simulation.mutants $(ARGS)
 
 check: format-check lint types imports ## format, lint, types, import contracts
 

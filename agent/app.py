@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import Final
 
 from agent.actions import Download, Upload
 from agent.board import Board, problems_of, read_status
-from agent.disk import Disk
+from agent.disk import Disk, DiskError
 from agent.engine import Engine, HaltedError, Options, Parts, PausedError
 from agent.errors import LocalError
 from agent.guard import Halt
@@ -57,6 +57,26 @@ async def run_sync(
 
     Raises `LocalError` when it cannot begin ("already_running", "not_signed_in", …).
     """
+    return await _with_a_sound_memory(
+        settings,
+        lambda: _run_sync(settings, folder, allow_mass_delete=allow_mass_delete, on_progress=on_progress),
+    )
+
+
+async def _with_a_sound_memory(settings: Settings, run: Callable[[], Awaitable[SyncReport]]) -> SyncReport:
+    """Return what a run returns; when it meets damage in the memory, that is set aside and it runs anew."""
+    try:
+        return await run()
+    except* StateDamagedError:
+        log.exception("the state is damaged and set aside: everything is observed anew")
+    with locked(settings.lock_path):
+        set_aside(settings.state_path, "damaged")
+    return await run()
+
+
+async def _run_sync(
+    settings: Settings, folder: Path, *, allow_mass_delete: bool, on_progress: OnProgress
+) -> SyncReport:
     started = time.monotonic()
     if is_paused(settings):
         return SyncReport(paused=True)
@@ -95,6 +115,15 @@ async def run_agent(
 
     Raises `LocalError` as `run_sync`.
     """
+    return await _with_a_sound_memory(
+        settings,
+        lambda: _run_agent(settings, folder, allow_mass_delete=allow_mass_delete, on_progress=on_progress),
+    )
+
+
+async def _run_agent(
+    settings: Settings, folder: Path, *, allow_mass_delete: bool, on_progress: OnProgress
+) -> SyncReport:
     started = time.monotonic()
     async with open_parts(settings, folder, Options(allow_mass_delete=allow_mass_delete)) as parts:
         async with asyncio.TaskGroup() as tasks:
@@ -122,7 +151,7 @@ async def run_agent(
 
 def is_paused(settings: Settings) -> bool:
     """Whether the user wants this device to rest; a memory that cannot be read says no."""
-    with suppress(StateDamagedError, StateTooNewError):
+    with suppress(StateDamagedError, StateTooNewError, OSError):
         return read_meta(settings.state_path, PAUSED) is not None
     return False
 
@@ -263,18 +292,24 @@ def adopt_root(state: State, disk: Disk, folder: Path) -> bool:
     """
     expected = state.get("root_id")
     if expected is not None:
-        known = disk.root_state().marker == expected
-        if known:
-            disk.prepare()
-        return known
+        return disk.root_state().marker == expected
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LocalError(f"{folder} cannot be used: {error.strerror}", code="folder_unusable") from error
+    try:
+        marker = _marked(disk)
+    except DiskError as error:
+        raise LocalError(f"{folder} cannot be used: {error.detail}", code="folder_unusable") from error
+    state.put("root_id", marker)
+    return True
+
+
+def _marked(disk: Disk) -> str:
+    """Make the agent's own folder in the root, and the marker; return what the marker says."""
     disk.prepare()
     marker = disk.marker()
     if marker is None:
         marker = new_id()
         disk.write_marker(marker)
-    state.put("root_id", marker)
-    return True
+    return marker

@@ -5,8 +5,8 @@ large transfers run beside it and hand their results back.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from agent import clock
@@ -31,7 +31,7 @@ from agent.push import Connected, Disconnected, Push, Resync
 from agent.remote import Api
 from agent.settings import Settings
 from agent.stamp import Stamp
-from agent.state import PAUSED, State
+from agent.state import PAUSED, State, StateDamagedError
 from agent.transfer import Transfer
 from libs.contracts.api import PushChanges, PushHeads, PushRevoked
 from libs.contracts.errors import UnauthenticatedError, UnavailableError
@@ -232,16 +232,26 @@ class Engine:
             await self.executor.run(found, feed_seq=self.feed.seq)
             self._collect_hints()
             idle = 0 if self.work.progressed else idle + 1
+            if idle and self._only_transfers_run():
+                return
             if idle >= _IDLE_ROUNDS:
                 log.warning("no progress", actions=len(found.actions))
                 return
 
+    def _only_transfers_run(self) -> bool:
+        """Whether everything waits for a large transfer beside the loop; its end wakes the loop."""
+        news = self.observer.full or self.observer.dirty or self._feed_due
+        return bool(self.executor.in_flight) and not news
+
     async def _sweep(self) -> None:
         """Look at what the last run left in the agent's own folder; once, on a known root."""
         self._check_root()
-        rescued = await asyncio.to_thread(rescue_leftovers, self._parts.disk, self._parts.state, self.work)
-        self.observer.dirty |= set(rescued)
-        await asyncio.to_thread(self._parts.disk.sweep_trash, clock.now())
+        with self._about_root():
+            rescued = await asyncio.to_thread(
+                rescue_leftovers, self._parts.disk, self._parts.state, self.work
+            )
+            self.observer.dirty |= set(rescued)
+            await asyncio.to_thread(self._parts.disk.sweep_trash, clock.now())
         with suppress(DiskError):  # a full or read-only disk: the old value is still good
             self._stamp.check()
         self._unswept = False
@@ -281,10 +291,20 @@ class Engine:
 
     async def _scan(self) -> None:
         self._check_root()
-        while (scan := self.observer.begin()) is not None:
-            self.observer.record(await asyncio.to_thread(scan))
-            self._check_root()
+        with self._about_root():
+            while (scan := self.observer.begin()) is not None:
+                self.observer.record(await asyncio.to_thread(scan))
+                self._check_root()
         self._check_emptied()
+
+    @contextmanager
+    def _about_root(self) -> Iterator[None]:
+        """What the disk refuses here concerns the folder as a whole: the work halts, nothing was learnt."""
+        try:
+            yield
+        except DiskError as error:
+            self.observer.full = self._unprepared = True
+            raise HaltedError(Halt(error.code, f"The sync folder: {error.detail}")) from error
 
     def _check_root(self) -> None:
         found = self._parts.disk.root_state()
@@ -294,7 +314,8 @@ class Engine:
             self.observer.full = self._unprepared = True
             raise HaltedError(halt)
         if self._unprepared:
-            self._parts.disk.prepare()
+            with self._about_root():
+                self._parts.disk.prepare()
             self._unprepared = False
 
     def _check_emptied(self) -> None:
@@ -326,10 +347,12 @@ class Engine:
         downloads = [action for action in actions if isinstance(action, Download)]
         if not downloads:
             return None
-        held = {temp.name: temp.stat.size for temp in self._parts.disk.leftover_temps()}
+        with self._about_root():
+            held = {temp.name: temp.stat.size for temp in self._parts.disk.leftover_temps()}
+            free_bytes = self._parts.disk.free_bytes()
         return disk_full_halt(
             downloads,
-            free_bytes=self._parts.disk.free_bytes(),
+            free_bytes=free_bytes,
             arrived=lambda a: held.get(f"{a.node.id}.{a.node.version_id}", 0),
         )
 
@@ -392,11 +415,12 @@ class Engine:
     async def _round(self) -> bool:
         """Work until there is nothing to do now; return whether to try again after a pause.
 
-        Whatever goes wrong, the agent goes on: only `UnauthenticatedError` ends it.
+        Whatever goes wrong, the agent goes on, but for a device that is no longer let in and a
+        damaged memory.
         """
         try:
             await self.converge()
-        except UnauthenticatedError:
+        except (UnauthenticatedError, StateDamagedError):
             raise
         except HaltedError as error:
             log.error("halted", code=error.halt.code, detail=error.halt.detail)  # noqa: TRY400 - no failure

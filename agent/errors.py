@@ -27,6 +27,8 @@ AGENT_CODES: Final[dict[str, str]] = {
     "refused_by_store": "The store refused the transfer",
     "interrupted": "Interrupted",
     "already_running": "Another sync or agent of this device is running",
+    "home_unusable": "The agent's own folder (LOCKSTEP_HOME) cannot be used",
+    "state_unwritable": "The agent's memory cannot be written",
     "state_too_new": "The state was written by a newer version of the agent",
     "state_damaged": "The state is damaged; the next sync sets it aside and observes everything anew",
     "folder_unusable": "The folder cannot be used",

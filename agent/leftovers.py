@@ -33,16 +33,19 @@ def rescue_leftovers(disk: Disk, state: State, work: Work) -> list[str]:
 
 
 def _settle(disk: Disk, leftover: Leftover, known: set[str], wanted: set[str], work: Work) -> str | None:
+    if leftover.worthless or leftover.second:
+        disk.discard_temp(leftover.name)
+        return None
     if not leftover.private:
         if leftover.name not in wanted and state_is_complete(work):
             disk.discard_temp(leftover.name)
         return None
     if leftover.kind is LocalKind.SYMLINK:
         return None  # it stays: a link is small, and only its owner knows what it was for
-    if leftover.kind is LocalKind.FILE and disk.hash_temp(leftover.name)[1] in known:
+    if leftover.kind is LocalKind.FILE and disk.hash_temp(leftover.name)[1] in {*known, leftover.prepared}:
         disk.discard_temp(leftover.name)
         return None
-    path = work.keep_name(f"recovered-{leftover.name.rpartition('.')[2]}")
+    path = work.keep_name(f"recovered-{leftover.name.split('.')[1]}")
     disk.rescue_temp(leftover.name, path)
     log.warning("something of an interrupted run was given back", path=path)
     return path

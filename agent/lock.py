@@ -28,8 +28,11 @@ _PAUSE: Final = 0.05
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of the device's state. Raises `LocalError` "already_running". Blocks."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LocalError(f"{path} cannot be opened: {error.strerror}", code="home_unusable") from error
     try:
         if not any(_try(fd, last=number == _TRIES - 1) for number in range(_TRIES)):
             raise LocalError(code="already_running")

@@ -61,6 +61,13 @@ class StateDamagedError(RuntimeError):
     """The file is damaged, or is no database at all."""
 
 
+class StateUnwritableError(LocalError):
+    """The file cannot be written now (its disk is full or read-only, say); nothing of it is lost."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"The agent's memory cannot be written: {detail}", code="state_unwritable")
+
+
 class StateTooNewError(RuntimeError):
     """The state was written by a newer version of the agent."""
 
@@ -98,8 +105,7 @@ class State:
         self.synced: dict[str, SyncedNode] = {}
         self.problems: dict[str, Problem] = {}
         try:
-            with damage_told():
-                self._load()
+            self._load()
         except BaseException:
             self._db.close()
             raise
@@ -109,6 +115,14 @@ class State:
         self._db.close()
 
     def _load(self) -> None:
+        """Read everything. Raises `StateDamagedError` also for rows that no agent wrote."""
+        with damage_told():
+            try:
+                self._load_rows()
+            except (ValueError, TypeError) as error:
+                raise StateDamagedError(f"A row makes no sense: {error}") from error
+
+    def _load_rows(self) -> None:
         rows = _Rows()
         self.remote = {n.id: n for n in map(rows.remote, self._db.execute("SELECT * FROM remote"))}
         self.local = {e.path: e for e in map(rows.local, self._db.execute("SELECT * FROM local"))}
@@ -121,16 +135,17 @@ class State:
         if self._inside:
             yield
             return
-        self._db.execute("BEGIN IMMEDIATE")
-        self._inside = True
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._roll_back()
-            raise
-        finally:
-            self._inside = False
+        with damage_told():
+            self._db.execute("BEGIN IMMEDIATE")
+            self._inside = True
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._roll_back()
+                raise
+            finally:
+                self._inside = False
 
     def _roll_back(self) -> None:
         """Return to what the file holds; SQLite may have rolled back by itself (a full disk)."""
@@ -142,7 +157,8 @@ class State:
 
     def get(self, key: str) -> str | None:
         """Return a value of `meta`."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        with damage_told():
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
     def put(self, key: str, value: str) -> None:
@@ -270,13 +286,15 @@ def memory_errors() -> Iterator[None]:
 
 @contextmanager
 def damage_told() -> Iterator[None]:
-    """Raise `StateDamagedError` for what SQLite calls corrupt; other errors stay what they are."""
+    """Raise `StateDamagedError` for what SQLite calls corrupt, `StateUnwritableError` for the rest."""
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF in _DAMAGED:
+        # Text that is no text has no code of SQLite's.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+        if code & 0xFF in _DAMAGED:
             raise StateDamagedError(str(error)) from error
-        raise
+        raise StateUnwritableError(str(error)) from error
 
 
 def _copied(path: Path) -> sqlite3.Connection:
@@ -294,19 +312,29 @@ def _copied(path: Path) -> sqlite3.Connection:
 
 def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     mode = "ro" if readonly else "rwc"
-    db = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=10
-    )
+    with damage_told():
+        db = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=10
+        )
     try:
         with damage_told():
             if not readonly:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
             _migrate(db, readonly=readonly)
+            if not readonly:
+                _check(db)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _check(db: sqlite3.Connection) -> None:
+    """Raise `StateDamagedError` when pages of the file do not fit together."""
+    found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    if found != "ok":
+        raise StateDamagedError(found)
 
 
 def _migrate(db: sqlite3.Connection, *, readonly: bool) -> None:

@@ -45,7 +45,7 @@ class Changes(Reads):
         "in_use", when a program has the file open for writing) is raised; the temporary file
         then has its name again. While `new_temp` has it open: `BlockedError` "in_use", untouched.
         """
-        with self.root.place(path) as slot, self._withdrawn(ready.name) as private:
+        with self.root.place(path) as slot, self._withdrawn(ready) as private:
             fd = os.open(private.name, _STAGED, dir_fd=private.fd)
             try:
                 before = dress(fd, self._mode(slot, executable=ready.executable), ready.mtime_ns)
@@ -143,13 +143,13 @@ class Changes(Reads):
         sync_folder(slot)
 
     @contextmanager
-    def _withdrawn(self, name: str) -> Iterator[Place]:
+    def _withdrawn(self, ready: Ready) -> Iterator[Place]:
         """Rename a temporary file so that no download can be continued into it meanwhile.
 
         It gets its name back when the body fails and it is still there, not the user's.
         """
-        with self._claimed(name), self.root.state(TMP) as tmp:
-            temp, private = Place(tmp, name), Place(tmp, private_name())
+        with self._claimed(ready.name), self.root.state(TMP) as tmp:
+            temp, private = Place(tmp, ready.name), Place(tmp, private_name(ready.content_hash))
             rename(temp, private)
             made = look(private)
             try:

@@ -11,6 +11,7 @@ from agent.disk.look import Seen, look, present
 from agent.disk.native import Place, UnsupportedError
 from agent.disk.rename import give_back, kept_name, private_name, put, swap_visible
 from agent.disk.root import names_in, sync_folder
+from agent.disk.temps import TMP
 from agent.model import LocalEntry, LocalKind
 from libs.contracts.paths import name_key
 
@@ -26,9 +27,9 @@ class Moves(Rooted):
         """
         if target.startswith(source + "/"):
             raise MismatchError("A folder cannot go into itself", code="cycle", path=source)
-        with self.root.place(source) as from_, self.root.place(target) as to:
+        with self.root.state(TMP) as attic, self.root.place(source) as from_, self.root.place(target) as to:
             before = _expected(from_, expect, source)
-            _rename(from_, to, target)
+            _rename(from_, to, target, attic)
             after = look(to)
             if not _is(after, before):
                 if after is not None:
@@ -43,26 +44,26 @@ class Moves(Rooted):
         """Let two entries change places; return what is at `one` and at `other` then."""
         if one.startswith(other + "/") or other.startswith(one + "/"):
             raise MismatchError("A folder cannot go into itself", code="cycle", path=one)
-        with self.root.place(one) as here, self.root.place(other) as there:
+        with self.root.state(TMP) as attic, self.root.place(one) as here, self.root.place(other) as there:
             first, second = _expected(here, expect_one, one), _expected(there, expect_other, other)
-            _exchange(here, there)
+            _exchange(here, there, attic)
             now_here, now_there = look(here), look(there)
             if not (_is(now_here, second) and _is(now_there, first)):
                 with suppress(OSError, UnsupportedError):
-                    _exchange(here, there)
+                    _exchange(here, there, attic)
                 raise MismatchError("Something else was put there in that instant", path=one)
             _flush(here, there)
         return _entry(one, second, now_here, expect_other), _entry(other, first, now_there, expect_one)
 
 
-def _rename(source: Place, target: Place, path: str) -> None:
+def _rename(source: Place, target: Place, path: str, attic: int) -> None:
     try:
-        put(source, target)
+        put(source, target, attic)
     except FileExistsError as error:
         if not _one_entry_two_spellings(source, target):
             raise OccupiedError("Something else is there", path=path) from error
         between = Place(target.fd, f"{target.name[:40]}.{private_name()}")
-        put(source, between)
+        put(source, between, attic)
         give_back(between, target, kept_name)
 
 
@@ -92,11 +93,11 @@ def _entry(path: str, before: Seen | None, after: Seen | None, expect: LocalEntr
     return replace(expect, path=path, stat=after.stat)
 
 
-def _exchange(one: Place, other: Place) -> None:
+def _exchange(one: Place, other: Place, attic: int) -> None:
     try:
         native.rename_exchange(one, other)
     except UnsupportedError:
-        swap_visible(one, other)
+        swap_visible(one, other, attic)
 
 
 def _one_entry_two_spellings(source: Place, target: Place) -> bool:

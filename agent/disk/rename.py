@@ -30,6 +30,8 @@ KeepName = Callable[[str], str]
 
 PRIVATE: Final = "swap."
 """How names of entries on their way in or out begin; downloads never have such a name."""
+SECOND: Final = "second."
+"""How the names begin that a file has for an instant beside the one it has been given."""
 _TRIES: Final = 100
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 
@@ -39,20 +41,29 @@ def kept_name(name: str) -> str:
     return numbered_name(name, "kept", lambda _: False)
 
 
-def private_name() -> str:
-    """Return a name in the agent's own folder that nothing else has."""
-    return PRIVATE + secrets.token_hex(8)
+def private_name(content_hash: str = "") -> str:
+    """Return a name in the agent's own folder that nothing else has.
+
+    With the hash of what is prepared under it: should the agent die, a file that still has that
+    content is known to be the server's own bytes, and not what it was to replace.
+    """
+    name = PRIVATE + secrets.token_hex(8)
+    return f"{name}.{content_hash}" if content_hash else name
 
 
-def put(source: Place, target: Place) -> None:
-    """Rename `source` to `target`. Raises `FileExistsError` when something is there."""
+def put(source: Place, target: Place, attic: int | None = None) -> None:
+    """Rename `source` to `target`. Raises `FileExistsError` when something is there.
+
+    `attic`: the agent's own folder, for a name between where the system has no such rename; without
+    it that name is beside `source`, where it must be the agent's own already.
+    """
     try:
         native.rename_noreplace(source, target)
     except UnsupportedError:
-        _put_by_hand(source, target)
+        _put_by_hand(source, target, source.fd if attic is None else attic)
 
 
-def _put_by_hand(source: Place, target: Place) -> None:
+def _put_by_hand(source: Place, target: Place, attic: int) -> None:
     seen = look(source)
     if seen is not None and seen.kind is LocalKind.FOLDER:
         # The system itself lets a folder replace nothing but an empty folder.
@@ -67,12 +78,12 @@ def _put_by_hand(source: Place, target: Place) -> None:
             raise
         _put_over_claim(source, target)
     else:
-        _drop_second_name(source, look(target))
+        _drop_second_name(source, look(target), attic)
 
 
-def _drop_second_name(source: Place, linked: Seen | None) -> None:
+def _drop_second_name(source: Place, linked: Seen | None, attic: int) -> None:
     """Remove the old name of a file that has a second one, unless another file has the old name now."""
-    between = Place(source.fd, private_name())
+    between = Place(attic, SECOND + secrets.token_hex(8))
     rename(source, between)
     if is_still_inode(between, linked):
         os.unlink(between.name, dir_fd=between.fd)
@@ -229,20 +240,20 @@ def _names_beside(name: str, keep: KeepName) -> Iterator[str]:
         yield cut_to_bytes(stem, room) + end
 
 
-def swap_visible(one: Place, other: Place) -> None:
+def swap_visible(one: Place, other: Place, attic: int) -> None:
     """Let two entries change places without an exchange, over a visible name.
 
     A crash in between leaves a renamed entry, which the next scan recognises by its inode.
     """
     between = Place(one.fd, f"{other.name[:40]}.{secrets.token_hex(4)}")
-    put(one, between)
+    put(one, between, attic)
     try:
-        put(other, one)
+        put(other, one, attic)
     except BaseException:
         give_back(between, one, kept_name)
         raise
     try:
-        put(between, other)
+        put(between, other, attic)
     except BaseException:
         give_back(between, other, kept_name)
         raise

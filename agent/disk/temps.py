@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from agent.disk.base import Rooted
 from agent.disk.errors import BlockedError, MismatchError, NameImpossibleError, OccupiedError, translated
 from agent.disk.look import Seen, hash_open, kind_of, look, look_inside, reading
 from agent.disk.native import Place
-from agent.disk.rename import PRIVATE, private_name, put
+from agent.disk.rename import PRIVATE, SECOND, put
 from agent.disk.root import MARKER, components, names_in, sync_folder
 from agent.model import FileStat, LocalEntry, LocalKind
 from libs.contracts.paths import STATE_FOLDER
@@ -21,6 +22,8 @@ from libs.contracts.paths import STATE_FOLDER
 TMP: Final = "tmp"
 TRASH: Final = "trash"
 _NO_MODES: Final = frozenset({errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+_SCRATCH: Final = "scratch."
+"""How names of the agent's own trials begin: a crash may leave them, and they hold nothing of anybody."""
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -42,11 +45,29 @@ class Leftover:
     name: str
     kind: LocalKind
     stat: FileStat
+    links: int = 1
+    """How many names the file has, this one among them."""
 
     @property
     def private(self) -> bool:
-        """Whether it is no download but an entry that was being swapped."""
-        return self.name.startswith(PRIVATE)
+        """Whether it is no download but an entry that was being swapped or renamed."""
+        return self.name.startswith((PRIVATE, SECOND))
+
+    @property
+    def second(self) -> bool:
+        """Whether it is but another name of a file that has its own."""
+        return self.name.startswith(SECOND) and self.links > 1
+
+    @property
+    def prepared(self) -> str | None:
+        """The hash of the server's bytes that were put under this name; they may be swapped out since."""
+        parts = self.name.split(".")
+        return parts[2] if self.private and len(parts) > len(("swap", "random")) else None
+
+    @property
+    def worthless(self) -> bool:
+        """Whether it is one of the agent's own trials, with nothing of anybody in it."""
+        return self.name.startswith(_SCRATCH)
 
 
 class Temps(Rooted):
@@ -77,7 +98,7 @@ class Temps(Rooted):
 
     def write_note(self, note: str, text: str) -> None:
         """Write a small file of the agent's own folder so that a crash leaves the old one or the new one."""
-        name = private_name()
+        name = _scratch_name()
         with translated(STATE_FOLDER), self.root.state() as state, self.root.state(TMP) as tmp:
             fd = os.open(name, _NEW | os.O_EXCL, 0o600, dir_fd=tmp)
             try:
@@ -94,7 +115,7 @@ class Temps(Rooted):
     def temp_name(self, node_id: str, version_id: str) -> str:
         """Return the name by which a partial download of a version is found again."""
         name = f"{node_id}.{version_id}"
-        if len(components(name)) != 1 or name.startswith(PRIVATE):
+        if len(components(name)) != 1 or name.startswith((PRIVATE, SECOND, _SCRATCH)):
             raise NameImpossibleError("An identifier is malformed", code="path_refused")
         return name
 
@@ -118,8 +139,10 @@ class Temps(Rooted):
     def leftover_temps(self) -> tuple[Leftover, ...]:
         """Return what lies in the temporary folder, sorted by name."""
         with translated(TMP), self.root.state(TMP) as tmp:
-            found = [(name, look(Place(tmp, name))) for name in names_in(tmp)]
-        return tuple(Leftover(name, seen.kind, seen.stat) for name, seen in found if seen is not None)
+            found = [(name, look(Place(tmp, name)), _links(tmp, name)) for name in names_in(tmp)]
+        return tuple(
+            Leftover(name, seen.kind, seen.stat, links) for name, seen, links in found if seen is not None
+        )
 
     def hash_temp(self, name: str) -> tuple[FileStat, str]:
         """Return the stat and SHA-256 of a file in the temporary folder."""
@@ -155,6 +178,17 @@ class Temps(Rooted):
             yield Place(tmp, name)
 
 
+def _links(folder: int, name: str) -> int:
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_nlink
+    except FileNotFoundError:
+        return 1
+
+
+def _scratch_name() -> str:
+    return _SCRATCH + secrets.token_hex(8)
+
+
 def _make_private(folder: int, name: str) -> None:
     with suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=folder)
@@ -173,7 +207,7 @@ def _set_mode(fd: int, mode: int) -> None:
 
 def _keeps_modes(folder: int) -> bool:
     """Try out whether the disk keeps an executable bit, set and not set."""
-    name = private_name()
+    name = _scratch_name()
     fd = os.open(name, _NEW | os.O_EXCL, 0o600, dir_fd=folder)
     try:
         return all(_kept_mode(fd, mode) for mode in (0o700, 0o600))
@@ -189,7 +223,7 @@ def _kept_mode(fd: int, mode: int) -> bool:
 
 def _folds_names(folder: int) -> bool:
     """Try out whether the disk takes other spellings (case, Unicode form) for the same name."""
-    name = f"{private_name()}a\u00e9"
+    name = f"{_scratch_name()}a\u00e9"
     os.close(os.open(name, _NEW | os.O_EXCL, 0o600, dir_fd=folder))
     try:
         others = (name.upper(), unicodedata.normalize("NFD", name))

@@ -22,7 +22,7 @@ def _files(device: Device) -> set[str]:
     return {i.content for i in device.disk.entries.values() if i.kind is LocalKind.FILE}
 
 
-def _check(device: Device) -> None:
+def check(device: Device) -> None:
     server = device.server
     device.read_feed()
     written, first = _files(device), device.plan()
@@ -44,7 +44,7 @@ def _check(device: Device) -> None:
 def test_any_three_trees_converge_without_loss(block: range) -> None:
     for seed, rng in seeds.generators(block):
         try:
-            _check(random_device(rng))
+            check(random_device(rng))
         except Exception as error:  # noqa: BLE001 - any error at all is the finding
             pytest.fail(f"seed {seed}: {error!r}\n{seeds.again(seed, TEST)}")
 

@@ -13,6 +13,7 @@ from agent.state import (
     State,
     StateDamagedError,
     StateTooNewError,
+    StateUnwritableError,
     read_meta,
     read_summary,
     set_paused,
@@ -98,7 +99,7 @@ def test_a_damaged_file_is_told_from_one_that_cannot_be_opened_now(path: Path) -
     path.write_bytes(b"this is no database at all, whatever its name says" * 100)
     with pytest.raises(StateDamagedError):
         State(path)
-    with pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(StateUnwritableError):
         State(path.parent / "missing" / "state.db")
 
 
@@ -147,3 +148,40 @@ def test_a_memory_that_is_about_to_be_made_is_none_yet(path: Path) -> None:
     assert read_summary(path) is None
     assert read_meta(path, "key") is None
     assert State(path, copy=True).local == {}
+
+
+def filled(path: Path) -> None:
+    state = State(path)
+    state.put_local([entry(f"folder/file{number:04}") for number in range(300)])
+    state.put_remote([RemoteNode(f"n{n}", "root", f"name{n}", Kind.FILE, n) for n in range(300)])
+    state.close()
+
+
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.8, 0.95])
+def test_damage_in_any_part_is_told_when_opening_or_when_it_is_met(path: Path, place: float) -> None:
+    """Never as rows that were not written, and never as an error that nobody knows."""
+    filled(path)
+    content = bytearray(path.read_bytes())
+    at = int(len(content) * place) // 4096 * 4096
+    content[at : at + 2048] = b"\xa5" * 2048
+    path.write_bytes(content)
+    with pytest.raises(StateDamagedError):
+        State(path)
+
+
+def test_a_row_that_no_agent_wrote_is_damage(path: Path) -> None:
+    filled(path)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE local SET stat = '[1, 2' WHERE kind = 'file'")
+    db.close()
+    with pytest.raises(StateDamagedError):
+        State(path)
+
+
+def test_text_that_is_no_text_is_damage(path: Path) -> None:
+    filled(path)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE remote SET name = CAST(x'a5a5' AS TEXT) WHERE id = 'n7'")
+    db.close()
+    with pytest.raises(StateDamagedError):
+        State(path)

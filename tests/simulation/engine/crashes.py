@@ -1,0 +1,141 @@
+"""Scripts cut off at a step: the run that dies, the one after it, and what must be in the end."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from agent.model import LocalKind
+from tests.simulation.engine.scripts import Script
+from tests.simulation.engine.world import Device, DeviceKind, World, simulate
+from tests.simulation.world import User
+
+KINDS: Final = {"exchanging": DeviceKind(), "plain": DeviceKind(exchanges=False, keeps_birth=False)}
+Tree = dict[str, str]
+
+
+async def _begin(world: World, script: Script) -> None:
+    for deed in script.before:
+        assert deed(world.users[0])
+    await world.settle()
+    world.forgive()
+    for deed in script.here:
+        assert deed(world.users[0])
+    for deed in script.there:
+        assert deed(world.users[1])
+
+
+async def _one_run(world: World, device: Device, dies_at: int) -> int:
+    device.machine.begin()
+    device.machine.dies_at = dies_at
+    await world.sync(device)
+    world.check_whole(device)
+    return device.machine.steps
+
+
+async def _end(world: World) -> Tree:
+    world.heal()
+    await world.settle()
+    world.check()
+    return world.tree()
+
+
+def _told(kind: DeviceKind, story: Callable[[World], Awaitable[object]]) -> None:
+    simulate((kind, kind), 1, story)
+
+
+def uncut(script: Script, kind: DeviceKind, who: int) -> tuple[int, Tree]:
+    """Return how many steps the run of a device has, and the tree in the end."""
+    found: list[tuple[int, Tree]] = []
+
+    async def story(world: World) -> None:
+        await _begin(world, script)
+        await _one_run(world, world.devices[1 - who], -1)
+        steps = await _one_run(world, world.devices[who], -1)
+        found.append((steps, await _end(world)))
+
+    _told(kind, story)
+    return found[0]
+
+
+def _cut(script: Script, kind: DeviceKind, who: int, at: int) -> Tree:
+    """The other device is done; this one dies at the step, and again somewhat later, then both go on."""
+    found: list[Tree] = []
+
+    async def story(world: World) -> None:
+        await _begin(world, script)
+        await _one_run(world, world.devices[1 - who], -1)
+        await _one_run(world, world.devices[who], at)
+        await _one_run(world, world.devices[who], at // 2)
+        found.append(await _end(world))
+
+    _told(kind, story)
+    return found[0]
+
+
+def _meddled(script: Script, kind: DeviceKind, who: int, at: int) -> None:
+    """Right before one system call of the agent its user saves, moves or makes something."""
+
+    async def story(world: World) -> None:
+        await _begin(world, script)
+        await _one_run(world, world.devices[1 - who], -1)
+        device, user = world.devices[who], world.users[who]
+        device.machine.begin()
+        device.machine.acts[at] = lambda: _deed(user, at)
+        await world.sync(device)
+        world.check_whole(device)
+        await _end(world)
+
+    _told(kind, story)
+
+
+def _deed(user: User, number: int) -> object:
+    files = sorted(path for path, entry in user.disk.entries.items() if entry.kind is LocalKind.FILE)
+    path = files[number % len(files)] if files else "a"
+    match number % 5:
+        case 0 | 1:
+            return user.edit(path)
+        case 2:
+            return user.safe_save(path)
+        case 3:
+            return user.move(path, f"{path}.moved")
+        case _:
+            return user.create(("a", "b", "n", "f/y", "f/new", "y", "g")[number % 7])
+
+
+def meddle(script: Script, kind: DeviceKind, who: int, stride: int) -> int:
+    """Let the user act right before every `stride`th call of an agent; return before how many."""
+    calls: list[int] = []
+
+    async def story(world: World) -> None:
+        await _begin(world, script)
+        await _one_run(world, world.devices[1 - who], -1)
+        await _one_run(world, world.devices[who], -1)
+        calls.append(world.devices[who].machine.calls)
+
+    _told(kind, story)
+    cuts = range(len(script.here) % stride, calls[0], stride)
+    for at in cuts:
+        try:
+            _meddled(script, kind, who, at)
+        except BaseException as error:
+            error.add_note(f"the user acts before call {at} of {calls[0]}")
+            raise
+    return len(cuts)
+
+
+def cut_off(script: Script, kind: DeviceKind, who: int, stride: int) -> int:
+    """Cut a script off at every `stride`th step; return at how many.
+
+    In the end the tree is the one of the run that was not cut off. Without a conditional rename a
+    file has two names for an instant: there both may be met, and only nothing may be lost.
+    """
+    steps, wanted = uncut(script, kind, who)
+    assert steps > 1
+    cuts = range(len(script.before) % stride, steps, stride)
+    for at in cuts:
+        try:
+            tree = _cut(script, kind, who, at)
+            assert tree == wanted or not kind.exchanges, f"{tree} is not {wanted}"
+        except BaseException as error:
+            error.add_note(f"it dies at step {at} of {steps}")
+            raise
+    return len(cuts)

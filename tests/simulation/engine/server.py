@@ -1,0 +1,527 @@
+"""The server of the simulation: the HTTP API over memory, with the services' own rules.
+
+The tree is changed by `services.metadata.domain`, sessions by `services.upload.domain`; only what
+is around them (Mongo, the bus, S3) is played. It passes the same tests as the real one
+(`tests/contract/test_agents_server.py`).
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+
+from agent.model import Kind, RemoteNode
+from libs.contracts import api, tree
+from libs.contracts.api import PartRow, SignedRequest, UploadState
+from libs.contracts.cursor import Cursor
+from libs.contracts.endpoints import ENDPOINTS, Endpoint
+from libs.contracts.errors import (
+    ConflictError,
+    LockstepError,
+    NotFoundError,
+    error_from_code,
+)
+from libs.contracts.parts import part_count
+from libs.contracts.paths import split_path
+from libs.contracts.tree import ItemResult, NodeRow
+from libs.web.problems import from_validation, problem_document
+from services.metadata.domain.model import (
+    Actor,
+    CommitFile,
+    Job,
+    Node,
+    RestoreNode,
+    RestoreVersion,
+    UploadRef,
+    to_micros,
+)
+from services.metadata.service.feed import checked, moved
+from services.metadata.store.reads import Head
+from services.upload.domain.completion import missing_error, plan, same_request, with_targets
+from services.upload.domain.modes import Announced, Sizes, StoredCopy, entry_of, mode_of
+from services.upload.domain.outcome import Refill, settled
+from services.upload.domain.session import Device, Session, dedupe_key, new_prefix
+from services.upload.service import announce
+from services.upload.service.present import shown
+from tests.simulation.engine.store import Store
+from tests.support.metadata_space import ROOT, Space
+
+USER: Final = "a" * 24
+_START: Final = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a device asks."""
+
+    device: str
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Server:
+    """One account. `sizes` are small, so that small files travel in parts."""
+
+    sizes: Sizes = field(default_factory=lambda: Sizes(single_put=64, part=32))
+    page: int = 1000
+    """Rows of a page of the feed."""
+    space: Space = field(default_factory=Space)
+    store: Store = field(default_factory=Store)
+    sessions: dict[str, Session] = field(default_factory=dict)
+    digests: dict[tuple[str, int], str] = field(default_factory=dict)
+    recorded: set[tuple[str, int]] = field(default_factory=set)
+    on_change: Callable[[int, int], None] = lambda _from, _to: None
+    """Told when the tree has changed: (sequence number before, after)."""
+    commit_later: Callable[[Callable[[], None]], bool] = lambda _commit: False
+    """Asked before a commit: True when it will be made later; the request is answered with 202 then."""
+    purged_seq: int = 0
+    clock: Callable[[], float] = lambda: 0.0
+
+    # What the simulation looks at -------------------------------------------------------------
+
+    @property
+    def seq(self) -> int:
+        return self.space.seq
+
+    def row(self, node: Node) -> RemoteNode:
+        return RemoteNode.of(node.row())
+
+    def live(self) -> list[RemoteNode]:
+        return [self.row(node) for node in self.space.nodes.values() if self.is_live(node)]
+
+    def is_live(self, node: Node) -> bool:
+        while not node.deleted:
+            if node.parent_id == ROOT:
+                return True
+            node = self.space.nodes[node.parent_id]
+        return False
+
+    def path_of(self, node: Node | RemoteNode) -> str:
+        names = [node.name]
+        while node.parent_id != ROOT:
+            node = self.space.nodes[node.parent_id]
+            names.append(node.name)
+        return "/".join(reversed(names))
+
+    def by_path(self) -> dict[str, RemoteNode]:
+        return {self.path_of(row): row for row in self.live()}
+
+    def change(self, job: Job) -> tuple[ItemResult, ...]:
+        """Carry a job out and tell of it."""
+        before = self.space.seq
+        (results,) = self.space.run(job)
+        if self.space.seq != before:
+            self.on_change(before, self.space.seq)
+        return results
+
+    def restore_node(self, node_id: str) -> bool:
+        return self.change(Job(Actor(), (RestoreNode(node_id),)))[0].ok
+
+    def restore_version(self, node_id: str, version_id: str) -> bool:
+        return self.change(Job(Actor(), (RestoreVersion(node_id, version_id, None),)))[0].ok
+
+    def now(self) -> datetime:
+        return _START + timedelta(seconds=self.clock())
+
+    # HTTP -------------------------------------------------------------------------------------
+
+    def answer(self, request: Request) -> Answer:
+        """Answer as the gateway does."""
+        try:
+            endpoint, path = _route(request)
+            body = None if endpoint.request is None else _parsed(endpoint.request, request.body)
+            status, reply = _HANDLERS[endpoint.name](self, _Asked(request, path, body))
+        except LockstepError as error:
+            return Answer(error.status, json.dumps(problem_document(error)).encode())
+        return Answer(status, b"" if reply is None else reply.model_dump_json().encode())
+
+    # The tree ---------------------------------------------------------------------------------
+
+    def sync(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        query = asked.request.query
+        heads = {ROOT: Head(self.space.seq, self.purged_seq, 0)}
+        given = Cursor.decode(query["cursor"]) if "cursor" in query else Cursor(self.space.epoch)
+        if "changed_since" in query:
+            since = to_micros(datetime.fromisoformat(query["changed_since"]))
+            before = [node.seq for node in self.space.nodes.values() if node.changed_us < since]
+            given = given.at(ROOT, max(before, default=0))
+        here = checked(given, heads, self.space.epoch)
+        limit = int(query.get("limit", self.page))
+        after = here.seqs.get(ROOT, 0)
+        newer = sorted((n for n in self.space.nodes.values() if n.seq > after), key=lambda n: n.seq)
+        rows = newer[:limit]
+        place = rows[-1].seq if len(newer) > limit else self.space.seq
+        page = api.SyncPage(
+            items=[node.row() for node in rows],
+            cursor=moved(here, ROOT, place).encode(),
+            has_more=place < self.space.seq,
+            epoch=self.space.epoch,
+        )
+        return 200, page
+
+    def rows_between(self, after: int, to: int) -> list[NodeRow]:
+        """Return what a push carries."""
+        nodes = sorted(self.space.nodes.values(), key=lambda node: node.seq)
+        return [node.row() for node in nodes if after < node.seq <= to]
+
+    def tree_batch(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        job = Job(Actor(USER, asked.device_id, asked.request.device), tuple(asked.body.ops))
+        return 200, tree.BatchResults(items=list(self.change(job)))
+
+    def list_files(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        query = asked.request.query
+        if "path" in query:
+            return 200, api.Page(items=[self._at_path(query["path"]).row()])
+        nodes = [n for n in self.space.nodes.values() if n.parent_id == query["parent"] and self.is_live(n)]
+        return 200, api.Page(items=[node.row() for node in sorted(nodes, key=lambda node: node.name)])
+
+    def _at_path(self, path: str) -> Node:
+        wanted = "/".join(split_path(path))
+        for node in self.space.nodes.values():
+            if self.is_live(node) and self.path_of(node) == wanted:
+                return node
+        raise NotFoundError
+
+    def get_file(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        node = self.space.nodes.get(asked.path["node_id"])
+        if node is None:
+            raise NotFoundError
+        return 200, node.row()
+
+    # Reading content --------------------------------------------------------------------------
+
+    def download(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        return 200, self._download(asked.path["node_id"], asked.request.query.get("version"))
+
+    def download_batch(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        results = []
+        for index, item in enumerate(asked.body.items):
+            try:
+                found = self._download(item.node_id, item.version_id)
+            except LockstepError as error:
+                results.append(api.DownloadResult(index=index, code=error.code, detail=error.detail))
+            else:
+                results.append(api.DownloadResult(index=index, download=found))
+        return 200, api.DownloadBatchReply(items=results)
+
+    def _download(self, node_id: str, version_id: str | None) -> api.Download:
+        node = self.space.nodes.get(node_id)
+        if node is None or (version_id is None and not self.is_live(node)):
+            raise NotFoundError
+        if node.kind is not Kind.FILE:
+            raise ConflictError(code="not_a_file")
+        version = self.space.versions.get(version_id or node.version_id or "")
+        if version is None or version.node_id != node_id:
+            raise NotFoundError
+        stored = self.space.objects.get(version.object_id)
+        if version.corrupt or stored is None or not stored.live or stored.corrupt:
+            raise ConflictError(code="object_gone")
+        url, expires_at = self.store.sign(stored.key, self.now())
+        return api.Download(
+            node_id=node_id, version_id=version.id, url=url, expires_at=expires_at, size=version.size,
+            content_hash=version.content_hash,
+        )  # fmt: skip
+
+    # Sessions ---------------------------------------------------------------------------------
+
+    def create_upload(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        file = Announced(asked.body.content_hash, asked.body.size, asked.body.path)
+        key = dedupe_key(USER, ROOT, file.content_hash, file.size)
+        session = next((s for s in self.sessions.values() if s.live and s.dedupe_key == key), None)
+        if session is None:
+            session = self._keep(self._in_parts(self._draft(asked, [file])))
+        elif session.state is UploadState.OPEN:
+            session = self._keep(replace(session, device=asked.device))
+        return 201, self._shown(session, to_send=session.state is UploadState.OPEN)
+
+    def create_upload_batch(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        files = [Announced(item.content_hash, item.size, item.path) for item in asked.body.items]
+        session = self._keep(replace(self._draft(asked, files), batch=True))
+        return 201, self._shown(session, to_send=True)
+
+    def _draft(self, asked: "_Asked", files: Sequence[Announced]) -> Session:
+        prefix, now = new_prefix(ROOT), self.now()
+        entries = tuple(
+            entry_of(
+                index, file, self._stored(file.content_hash), prefix,
+                (self.space.new_id(), mode_of(file.size, self.sizes)),
+            )
+            for index, file in enumerate(files)
+        )  # fmt: skip
+        return Session(
+            id=self.space.new_id(), user_id=USER, namespace_id=ROOT, batch=False, state=UploadState.OPEN,
+            attempt=0, entries=entries, size=sum(file.size for file in files), key_prefix=prefix,
+            device=asked.device, devices=(asked.device.id,), created_at=now, updated_at=now,
+            expires_at=now + timedelta(days=7),
+        )  # fmt: skip
+
+    def _in_parts(self, session: Session) -> Session:
+        if not session.multipart:
+            return session
+        size = self.sizes.part
+        return replace(session, part_size=size, parts_total=part_count(session.size, size))
+
+    def _stored(self, content_hash: str) -> StoredCopy | None:
+        for item in self.space.objects.values():
+            if item.content_hash == content_hash and item.live and item.verified and not item.corrupt:
+                return StoredCopy(item.id, item.key, item.size)
+        return None
+
+    def verify_all(self) -> None:
+        """Read and hash what came in parts, as the janitor does."""
+        for key, item in list(self.space.objects.items()):
+            content = self.store.objects.get(item.key, b"")
+            if hashlib.sha256(content).hexdigest() == item.content_hash:
+                self.space.objects[key] = replace(item, verified=True)
+
+    def _keep(self, session: Session) -> Session:
+        self.sessions[session.id] = session
+        return session
+
+    def _session(self, asked: "_Asked") -> Session:
+        session = self.sessions.get(asked.path["upload_id"])
+        if session is None:
+            raise NotFoundError
+        return session
+
+    def _shown(self, session: Session, *, to_send: bool = False) -> api.Upload:
+        parts = self._parts(session) if session.multipart and session.live else None
+        puts = {}
+        if to_send and not session.multipart:
+            puts = {
+                entry.index: self._put_url(session, entry.index)
+                for entry in session.entries
+                if entry.needs_put()
+            }
+        return shown(session, puts=puts, parts=parts)
+
+    def _parts(self, session: Session) -> list[PartRow]:
+        held = self.store.parts.get(session.entries[0].key, {})
+        return [
+            PartRow(number=number, size=len(content), digest=self.digests.get((session.id, number)))
+            for number, content in sorted(held.items())
+        ]
+
+    def _put_url(self, session: Session, index: int) -> SignedRequest:
+        entry = session.entries[index]
+        url, expires_at = self.store.sign(entry.key, self.now(), size=entry.size, sha256=entry.content_hash)
+        return SignedRequest(method="PUT", url=url, headers={}, expires_at=expires_at)
+
+    def get_upload(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        return 200, self._shown(self._session(asked))
+
+    def list_uploads(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        wanted = [s for s in self.sessions.values() if s.live or asked.request.query.get("state") == "all"]
+        return 200, api.Uploads(items=[self._shown(session) for session in wanted])
+
+    def abort_upload(self, asked: "_Asked") -> tuple[int, None]:
+        session = self._session(asked)
+        if session.pending:
+            raise ConflictError(code="commit_pending")
+        if session.state is UploadState.OPEN:
+            self._keep(replace(session, state=UploadState.ABORTED))
+        return 204, None
+
+    def upload_urls(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        session = self._open_session(asked)
+        if asked.body.parts is None:
+            return 200, api.UrlsReply(items={i: self._put_url(session, i) for i in asked.body.entries})
+        self._fix_digests(session, asked.body.parts)
+        signed = {number: self._part_url(session, number) for number in asked.body.parts}
+        return 200, api.UrlsReply(items=signed)
+
+    def _open_session(self, asked: "_Asked") -> Session:
+        session = self._session(asked)
+        if session.state is not UploadState.OPEN:
+            raise ConflictError(code="upload_not_open")
+        return session
+
+    def _fix_digests(self, session: Session, digests: Mapping[int, str]) -> None:
+        differing = [n for n, d in digests.items() if self.digests.get((session.id, n), d) != d]
+        if differing:
+            raise ConflictError(code="part_digest_fixed", parts=differing)
+        self.digests.update({(session.id, number): digest for number, digest in digests.items()})
+
+    def _part_url(self, session: Session, number: int) -> SignedRequest:
+        size = session.part_size or 0
+        length = min(size, session.size - (number - 1) * size)
+        digest = self.digests[session.id, number]
+        url, expires_at = self.store.sign(
+            session.entries[0].key, self.now(), size=length, sha256=digest, part=number
+        )
+        return SignedRequest(method="PUT", url=url, headers={}, expires_at=expires_at)
+
+    def record_parts(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        session = self._open_session(asked)
+        unknown = [number for number in asked.body.parts if (session.id, number) not in self.digests]
+        if unknown:
+            raise missing_error("parts_missing", unknown)
+        self._fix_digests(session, asked.body.parts)
+        self.recorded.update((session.id, number) for number in asked.body.parts)
+        return 200, self._shown(session)
+
+    # Completing -------------------------------------------------------------------------------
+
+    def complete_upload(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        return self._complete(asked, {0: asked.body})
+
+    def complete_upload_batch(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        targets = {
+            item.index: tree.CommitTarget.model_validate(item.model_dump(exclude={"index"}))
+            for item in asked.body.items
+        }
+        return self._complete(asked, targets)
+
+    def _complete(self, asked: "_Asked", targets: dict[int, tree.CommitTarget]) -> tuple[int, BaseModel]:
+        session = self._session(asked)
+        if session.pending:
+            if not same_request(session, targets):
+                raise ConflictError(code="commit_pending")
+            return 202, api.CompleteReply(upload_id=session.id, state=session.state)
+        todo = plan(session, targets)
+        if todo.asked:
+            self._begin(session, asked.device, todo.asked)
+        return self._answered(self.sessions[session.id], targets)
+
+    def _begin(self, session: Session, device: Device, asked: Mapping[int, tree.CommitTarget]) -> None:
+        if session.state is UploadState.FAILED:
+            raise ConflictError(code="upload_failed")
+        if session.state is not UploadState.OPEN:
+            raise ConflictError(code="upload_not_open")
+        sealed = self._sealed(replace(with_targets(session, asked), device=device))
+        self._keep(replace(sealed, state=UploadState.COMMITTING))
+        if not self.commit_later(lambda: self.commit(session.id)):
+            self.commit(session.id)
+
+    def _sealed(self, session: Session) -> Session:
+        """Return the session with what it asks for sealed; only what the store holds is believed."""
+        if session.multipart and not session.entries[0].sealed:
+            entry = session.entries[0]
+            self._join(session)
+            return session.with_entries([replace(entry, sealed=True)])
+        wanted = [entry for entry in session.asked() if not entry.sealed]
+        missing = [e.index for e in wanted if self.store.size(e.key) != e.size]
+        if missing:
+            raise missing_error("bytes_missing", missing)
+        return session.with_entries(replace(entry, sealed=True, verified=True) for entry in wanted)
+
+    def _join(self, session: Session) -> None:
+        key, held = session.entries[0].key, self.store.parts.get(session.entries[0].key, {})
+        numbers = range(1, session.parts_total + 1)
+        missing = [n for n in numbers if n not in held or (session.id, n) not in self.digests]
+        if missing and key not in self.store.objects:
+            raise missing_error("parts_missing", missing)
+        if not missing:
+            self.store.objects[key] = b"".join(held[number] for number in numbers)
+            self.store.parts.pop(key)
+
+    def commit(self, session_id: str) -> None:
+        """What metadata does with the completion, and what upload does with the answer; repeatable."""
+        session = self.sessions[session_id]
+        if session.state is not UploadState.COMMITTING:
+            return
+        event = announce.completed(session)
+        upload = UploadRef(session.id, session.attempt)
+        ops = tuple(CommitFile(upload, entry) for entry in event.entries)
+        results = self.change(Job(Actor(USER, session.device.id, session.device.name), ops, upload))
+        self._keep(settled(session, results, Refill(self.space.new_id, self.sizes)))
+
+    def _answered(self, session: Session, targets: Mapping[int, tree.CommitTarget]) -> tuple[int, BaseModel]:
+        if session.pending:
+            return 202, api.CompleteReply(upload_id=session.id, state=session.state)
+        todo = plan(session, targets)
+        results = [todo.answered.get(index) or session.entries[index].result for index in sorted(targets)]
+        known = [result for result in results if result is not None]
+        if not session.batch and known[0].code is not None:
+            raise error_from_code(known[0].code, known[0].detail or "", **known[0].error_extra())
+        return 200, api.CompleteReply(upload_id=session.id, state=session.state, results=known)
+
+    # Accounts ---------------------------------------------------------------------------------
+
+    def refresh(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        device = asked.body.refresh_token.get_secret_value()
+        return 200, tokens(device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request, taken apart."""
+
+    request: Request
+    path: Mapping[str, str]
+    body: Any
+
+    @property
+    def device_id(self) -> str:
+        return device_id(self.request.device)
+
+    @property
+    def device(self) -> Device:
+        return Device(self.device_id, self.request.device)
+
+
+def device_id(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def tokens(device: str) -> api.Tokens:
+    """Return tokens by which a device is known: its name."""
+    return api.Tokens(
+        access_token=device, expires_in=900, refresh_token=device, user_id=USER,
+        device_id=device_id(device), device_name=device, namespace_id=ROOT,
+    )  # fmt: skip
+
+
+_HANDLERS: Final[Mapping[str, Callable[[Server, _Asked], tuple[int, BaseModel | None]]]] = {
+    "refresh": Server.refresh,
+    "sync": Server.sync,
+    "tree_batch": Server.tree_batch,
+    "list_files": Server.list_files,
+    "get_file": Server.get_file,
+    "download": Server.download,
+    "download_batch": Server.download_batch,
+    "create_upload": Server.create_upload,
+    "create_upload_batch": Server.create_upload_batch,
+    "get_upload": Server.get_upload,
+    "list_uploads": Server.list_uploads,
+    "abort_upload": Server.abort_upload,
+    "upload_urls": Server.upload_urls,
+    "record_parts": Server.record_parts,
+    "complete_upload": Server.complete_upload,
+    "complete_upload_batch": Server.complete_upload_batch,
+}
+_PATTERNS: Final = [
+    (re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", endpoint.path)), endpoint)
+    for endpoint in ENDPOINTS
+    if endpoint.name in _HANDLERS
+]
+
+
+def _route(request: Request) -> tuple[Endpoint, Mapping[str, str]]:
+    for pattern, endpoint in _PATTERNS:
+        found = pattern.fullmatch(request.path)
+        if found and endpoint.method == request.method:
+            return endpoint, found.groupdict()
+    raise AssertionError(f"the simulated server has no {request.method} {request.path}")
+
+
+def _parsed(model: type[BaseModel], body: bytes) -> BaseModel:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise from_validation(error) from error
