@@ -120,7 +120,7 @@ def _run(options: Options, place: Place) -> bool:
         _keep(root, fields, rounds, place.stack)
         _say_how_to_repeat(options, root)
         return False
-    for note in field.notes:
+    for note in dict.fromkeys(field.notes):
         print(f"  note: {note}")
     shutil.rmtree(root)
     return True

@@ -96,11 +96,12 @@ class Field:
             assert not back, f"came back: {[(c, self._where(rows, c)) for c in back]}"
 
     def _check_not_lost(self, rows: list[server.Row], live: set[str]) -> None:
+        """What is owed is live; what a user replaced unseen may also be a version, or put aside."""
         missing = self.ledger.owed() - live
         if missing and not self.strict:
             missing -= set(server.every_version(self.devices[0], rows))
-        for device in self.devices if missing else ():
-            missing -= set(_trash_of(device))
+            for device in self.devices:
+                missing -= set(_trash_of(device))
         assert not missing, f"lost: {[(c, self.ledger.written[c]) for c in missing]}"
 
     def _where(self, rows: list[server.Row], content: str) -> list[str]:
@@ -113,8 +114,7 @@ class Field:
             left = sorted(path.name for path in (device.folder / STATE_FOLDER / "tmp").iterdir())
             assert not left, f"{device.name} left {left} in its temporary folder"
         sessions = server.open_sessions(self.devices[0])
-        if sessions:
-            self.notes.append(f"{len(sessions)} upload sessions are open")
+        self.notes += [f"open: {_told(session)}" for session in sessions]
 
     def check_from_nothing(self) -> None:
         """A new device that syncs from nothing gets the same tree, byte by byte."""
@@ -202,6 +202,12 @@ def _trash_of(device: Device) -> Iterator[str]:
             yield f"-> {path.readlink()}"
         elif path.is_file():
             yield hash_of(path.read_bytes())
+
+
+def _told(session: server.Row) -> str:
+    kind = "batch" if session["batch"] else f"{session['parts_done']}/{session['parts_total']} parts"
+    results = [(entry["path"], (entry["result"] or {}).get("code")) for entry in session["entries"]]
+    return f"{session['id']} {kind} {session['size']} bytes {session['state']} {results[:5]}"
 
 
 # Syncing and its reports -------------------------------------------------------------------------
