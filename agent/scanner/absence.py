@@ -84,7 +84,7 @@ class Absence:
 
     def _walk_again(self, path: str) -> None:
         try:
-            self._walk.at(path)
+            self._walk.at(path, anew=True)
         except DiskError as error:
             if not is_absent(error):
                 self._walk.result.problems[path] = error.trouble

@@ -31,6 +31,7 @@ class Walk:
         self._known = known
         self._judge = judge
         self._ignored = ignored
+        self._listed: dict[str, dict[str, list[str]]] = {}
 
     def everything_below(self, top: str) -> None:
         """List the folder `top` (empty: the root) and every folder below it."""
@@ -38,15 +39,16 @@ class Walk:
         while waiting:
             waiting.extend(self._list(waiting.pop()))
 
-    def at(self, path: str) -> bool:
+    def at(self, path: str, *, anew: bool = False) -> bool:
         """Look at one path, and below it when it is a folder. Return False when nothing is there.
 
-        Raises `MismatchError` when the folder that it is in is not there, and other `DiskError`s.
+        Where names have several spellings the folder is listed, once in a scan, or `anew`. Raises
+        `MismatchError` when the folder that it is in is not there, and other `DiskError`s.
         """
         parent, _, name = path.rpartition("/")
         if not name.isascii() or self._disk.folds_names:
             with self._disk.root.folder(parent) as fd:
-                names = [other for other in names_in(fd) if name_key(other) == name_key(name)]
+                names = self._spellings(fd, parent, name, anew=anew)
                 folders = self._look_at(Place(fd, ""), parent, names)
         else:
             with self._disk.root.place(path) as place:
@@ -54,6 +56,15 @@ class Walk:
         for folder in folders:
             self.everything_below(folder)
         return name in names and (path in self.result.entries or path in self.present)
+
+    def _spellings(self, fd: int, folder: str, name: str, *, anew: bool) -> list[str]:
+        """Return the names in a folder that are one with `name` in NFC."""
+        if anew or folder not in self._listed:
+            listed: dict[str, list[str]] = {}
+            for other in names_in(fd):
+                listed.setdefault(name_key(other), []).append(other)
+            self._listed[folder] = listed
+        return self._listed[folder].get(name_key(name), [])
 
     def _list(self, path: str) -> list[str]:
         """Look at everything in a folder; return the folders in it that are to be listed."""

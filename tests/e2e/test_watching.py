@@ -110,10 +110,11 @@ def trash(device: Device) -> list[Any]:
 @pytest.mark.skipif(why_not() is not None, reason=f"needs a disk mounted by FUSE: {why_not()}")
 def test_106_a_root_whose_disk_goes_away_halts_the_agent_until_it_is_back(two: Two) -> None:
     a, b = two
-    with odd_disk(a.folder, Quirks()) as disk:
+    with odd_disk(a.folder, Quirks(new_inodes=True)) as disk:
         for number in range(10):
             a.write(f"f{number}", f"{number}")
         with agent(a):
+            before = a.ls()
             disk.unmount()
             wait_until(lambda: status(a).phase == "halted", SECONDS, "the agent halts")
             assert a.run("status", expect=3)["halted"]
@@ -125,7 +126,9 @@ def test_106_a_root_whose_disk_goes_away_halts_the_agent_until_it_is_back(two: T
             a.write("afterwards", "the disk is watched again")
             arrives(a, "afterwards")
         assert trash(a) == []
-        assert len(a.ls()) == 12
+        after = a.ls()
+        assert len(after) == 12
+        assert {name: after[name] for name in before} == before
 
 
 @pytest.mark.skipif(why_no_mounts() is not None, reason=f"needs a mount: {why_no_mounts()}")

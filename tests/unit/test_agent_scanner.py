@@ -776,3 +776,16 @@ def test_a_file_read_before_the_clock_was_set_back_comes_to_rest(disk: Disk, roo
         again = look(disk, settled, now=back + 3)
     assert again.hashed == 0
     assert not again.recheck
+
+
+def test_where_names_have_spellings_a_folder_is_listed_once_for_all_that_is_dirty_in_it(
+    disk: Disk, root: Path
+) -> None:
+    paths = {f"d/{number}" for number in range(50)}
+    for path in paths:
+        write(root / path)
+    disk.folds_names = True
+    with patch.object(os, "scandir", wraps=os.scandir) as listed:
+        found = look(disk, {"d": look(disk, {}).entries["d"]}, paths)
+    assert found.entries.keys() == paths
+    assert listed.call_count <= 4
