@@ -139,9 +139,7 @@ def read_marker(root: int) -> str | None:
 def read_note(root: int, name: str) -> str | None:
     """Return what a small file of the agent's own folder says; None when there is none. Raises `OSError`."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        fd = _descend(
-            root, [STATE_FOLDER, name], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        )
+        fd = _descend(root, [STATE_FOLDER, name], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             return os.read(fd, _MARKER_BYTES).decode(errors="replace").strip() or None
         finally:
