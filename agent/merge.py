@@ -147,12 +147,25 @@ class Merge:
         return local is not None and local.entry.trouble is not None
 
     def _fate_when_gone_here(self, synced: SyncedNode, standing: Standing) -> Fate:
-        if standing is Standing.DELETED_ABOVE and self._is_carried_out(synced.parent_id):
+        if standing is Standing.DELETED_ABOVE and self._was_in_carried_out(synced.parent_id):
             return Fate.HOLD
         if standing is not Standing.LIVE:
             return Fate.FORGET
         edited = _edited_remotely(synced, self.trees.remote[synced.id])
         return Fate.FETCH if edited or self._moved_out_remotely(synced.id) else Fate.DELETE_REMOTE
+
+    def _was_in_carried_out(self, key: str) -> bool:
+        """Whether what was in this folder would come back with one that is moved out of a deleted folder.
+
+        The folders in between may be gone here too. What is remembered may hang in a ring.
+        """
+        passed: set[str] = set()
+        while key in self.trees.synced and key not in self.trees.local.nodes and key not in passed:
+            if self.standing(key) is not Standing.DELETED_ABOVE:
+                return False
+            passed.add(key)
+            key = self.trees.synced[key].parent_id
+        return self._is_carried_out(key)
 
     def _moved_out_remotely(self, node_id: str) -> bool:
         """Whether the server moved it, or a folder above it, out of a folder deleted here."""

@@ -66,3 +66,19 @@ def test_what_changes_through_one_name_of_a_hard_link_is_seen_at_the_other(
         wait_until(lambda: a.path("one/file.txt").stat().st_mtime == 1_000_000_000, 20, "the time is on A")
         wait_until(lambda: b.path("one/file.txt").stat().st_mtime == 1_000_000_000, 20, "the time is on B")
     converge(a, b)
+
+
+def test_what_both_deleted_does_not_come_back_with_a_folder_moved_out_of_a_deleted_one(
+    stack: Stack, tmp_path: Path
+) -> None:
+    a, b = _two(stack, tmp_path)
+    for name in ("top/folder/keep.txt", "top/folder/gone/deeper/file.txt", "stays.txt"):
+        a.write(name, name)
+    converge(a, b)
+    shutil.rmtree(a.path("top"))
+    a.quick_sync()
+    shutil.rmtree(b.path("top/folder/gone"))
+    b.path("top/folder").rename(b.path("folder"))
+    b.quick_sync()
+    converge(a, b)
+    assert a.names() == {"folder", "folder/keep.txt", "stays.txt"}
