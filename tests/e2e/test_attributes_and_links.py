@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.devices import Account, Device, copies, hash_of, tree_of
 from tests.support.plain_user import plain_user
-from tests.support.settling import feed, head, settle, versions
+from tests.support.settling import feed, head, settle, share, versions
 
 MIB = 1024 * 1024
 Two = tuple[Device, Device]
@@ -23,7 +23,7 @@ YEAR = 365 * 86400 * 10**9
 def test_56_an_executable_bit_here_and_an_edit_there_are_both_kept(two: Two) -> None:
     a, b = two
     a.write("run.sh", "one")
-    settle(a, b)
+    share(a, b)
     a.path("run.sh").chmod(0o755)
     b.write("run.sh", "two")
     settle(a, b)
@@ -35,7 +35,7 @@ def test_56_the_bit_set_by_both_and_the_bit_against_a_rename_are_no_conflict(two
     a, b = two
     for name in ("both", "renamed"):
         a.write(name, name)
-    settle(a, b)
+    share(a, b)
     for device in two:
         device.path("both").chmod(0o755)
     a.path("renamed").chmod(0o755)
@@ -49,7 +49,7 @@ def test_56_set_here_and_removed_there_the_first_to_arrive_counts(two: Two) -> N
     """The bit is one: what A says arrives first, and B, who changed nothing in the end, follows."""
     a, b = two
     a.write("run.sh", "one").chmod(0o755)
-    settle(a, b)
+    share(a, b)
     a.path("run.sh").chmod(0o644)
     b.path("run.sh").chmod(0o700)
     settle(a, b)
@@ -61,7 +61,7 @@ def test_other_bits_of_the_mode_stay_this_devices_own(two: Two) -> None:
     """Group and others are no business of another device: neither sent nor reset by an edit there."""
     a, b = two
     a.write("shared.txt", "one")
-    settle(a, b)
+    share(a, b)
     b.path("shared.txt").chmod(0o664)
     at = head(a)
     settle(b, a)
@@ -76,7 +76,7 @@ def test_57_what_cannot_be_read_is_reported_and_not_seen_as_deleted(two: Two) ->
     a.write("secret.txt", "secret")
     a.write("closed/inside.txt", "inside")
     a.write("open.txt", "open")
-    settle(a, b)
+    share(a, b)
     with plain_user(a):
         a.path("secret.txt").chmod(0)
         a.path("closed").chmod(0)
@@ -94,7 +94,7 @@ def test_57_what_cannot_be_read_is_reported_and_not_seen_as_deleted(two: Two) ->
 def test_57_an_unreadable_file_that_is_edited_there_is_not_touched_here(two: Two) -> None:
     a, b = two
     a.write("secret.txt", "secret")
-    settle(a, b)
+    share(a, b)
     b.write("secret.txt", "by B")
     b.quick_sync()
     with plain_user(a):
@@ -111,7 +111,7 @@ def test_57_an_unreadable_file_that_is_edited_there_is_not_touched_here(two: Two
 def test_58_a_read_only_file_is_replaced_by_a_newer_one_and_stays_read_only(two: Two) -> None:
     a, b = two
     a.write("file.txt", "one")
-    settle(a, b)
+    share(a, b)
     with plain_user(b):
         b.path("file.txt").chmod(0o444)
         b.quick_sync()
@@ -130,7 +130,7 @@ def test_58_in_a_read_only_folder_the_newer_file_is_reported_and_arrives_later(t
     a, b = two
     for name in ("edited.txt", "deleted.txt", "moved.txt"):
         a.write(f"folder/{name}", "one")
-    settle(a, b)
+    share(a, b)
     a.write("folder/edited.txt", "two")
     a.write("folder/new.txt", "new")
     a.path("folder/deleted.txt").unlink()
@@ -167,7 +167,7 @@ def test_10_times_of_every_kind_are_kept_to_the_nanosecond(two: Two, moment: int
     a.write("file.txt", "content")
     os.utime(a.path("file.txt"), ns=(moment, moment))
     kept = a.path("file.txt").stat().st_mtime_ns
-    settle(a, b)
+    share(a, b)
     assert b.path("file.txt").stat().st_mtime_ns == kept
     a.write("file.txt", "edited")
     os.utime(a.path("file.txt"), ns=(moment, moment))
@@ -178,7 +178,7 @@ def test_10_times_of_every_kind_are_kept_to_the_nanosecond(two: Two, moment: int
 def test_a_time_that_lies_does_not_decide_who_wins(two: Two) -> None:
     a, b = two
     a.write("file.txt", "base")
-    settle(a, b)
+    share(a, b)
     a.write("file.txt", "by A")
     os.utime(a.path("file.txt"), (1, 1))
     b.write("file.txt", "by B")
@@ -191,7 +191,7 @@ def test_a_time_that_lies_does_not_decide_who_wins(two: Two) -> None:
 def test_an_edit_that_keeps_size_and_time_is_found(two: Two) -> None:
     a, b = two
     a.write("file.txt", "one")
-    settle(a, b)
+    share(a, b)
     moment = a.path("file.txt").stat().st_mtime_ns
     a.write("file.txt", "two")
     os.utime(a.path("file.txt"), ns=(moment, moment))
@@ -202,7 +202,7 @@ def test_an_edit_that_keeps_size_and_time_is_found(two: Two) -> None:
 def test_10_two_times_for_one_file_are_no_conflict(two: Two) -> None:
     a, b = two
     a.write("file.txt", "same")
-    settle(a, b)
+    share(a, b)
     os.utime(a.path("file.txt"), ns=(10**18, 10**18))
     os.utime(b.path("file.txt"), ns=(2 * 10**17, 2 * 10**17))
     settle(a, b)
@@ -224,7 +224,7 @@ def test_60_a_file_with_holes_arrives_with_equal_content(two: Two) -> None:
         file.truncate(14 * MIB + 7)
     content = a.path("sparse.bin").read_bytes()
     a.written[hash_of(content)] = "sparse.bin"
-    settle(a, b)
+    share(a, b)
     assert b.path("sparse.bin").read_bytes() == content
 
 
@@ -232,7 +232,7 @@ def test_two_hard_links_are_two_files_and_an_edit_through_one_is_an_edit_of_both
     a, b = two
     a.write("one.txt", "first")
     a.path("two.txt").hardlink_to(a.path("one.txt"))
-    settle(a, b)
+    share(a, b)
     assert (b.read("one.txt"), b.read("two.txt")) == ("first", "first")
     a.write("one.txt", "second, through one")
     settle(a, b)
@@ -248,7 +248,7 @@ def test_hard_links_can_be_renamed_and_removed_one_by_one(two: Two) -> None:
     a.write("one.txt", "content")
     for name in ("two.txt", "three.txt"):
         a.path(name).hardlink_to(a.path("one.txt"))
-    settle(a, b)
+    share(a, b)
     a.path("one.txt").rename(a.path("renamed.txt"))
     a.path("two.txt").unlink()
     settle(a, b)
@@ -269,7 +269,7 @@ def test_62_links_change_their_target_their_name_and_their_kind(two: Two) -> Non
         a.path(name).symlink_to("somewhere")
     a.write("was a file", "content")
     a.write("was a folder/inside", "inside")
-    settle(a, b)
+    share(a, b)
     a.path("retargeted").unlink()
     a.path("retargeted").symlink_to("elsewhere")
     a.path("renamed").rename(a.path("new name"))
@@ -291,7 +291,7 @@ def test_62_what_a_link_leads_to_is_not_sent_twice_and_not_changed_through_it(tw
     a.write("real/file.txt", "one")
     a.path("way").symlink_to("real")
     a.path("real/up").symlink_to("..")
-    settle(a, b)
+    share(a, b)
     assert len(feed(a)) == 4
     b.write("way/file.txt", "two")
     settle(b, a)
@@ -319,7 +319,7 @@ def test_28_a_file_replaced_by_a_link_to_outside_keeps_the_others_edit_out(
     """B's edit must not be written through the link."""
     a, b = two
     a.write("file.txt", "base")
-    settle(a, b)
+    share(a, b)
     outside = account.root / "outside.txt"
     outside.write_text("secret")
     a.path("file.txt").unlink()
@@ -360,7 +360,7 @@ def test_63_a_pipe_in_the_place_of_a_synced_file_keeps_both_sides_as_they_are(tw
     """Replaced by a pipe: that is no deletion. When the pipe goes, the edit from there arrives."""
     a, b = two
     a.write("file.txt", "base")
-    settle(a, b)
+    share(a, b)
     a.path("file.txt").unlink()
     os.mkfifo(a.path("file.txt"))
     assert a.quick_sync(expect=5)["problems"]
@@ -377,7 +377,7 @@ def test_63_a_pipe_in_the_place_of_a_synced_file_keeps_both_sides_as_they_are(tw
 def test_63_a_folder_deleted_there_with_a_pipe_in_it_here_stays_for_the_pipe(two: Two) -> None:
     a, b = two
     a.write("folder/file.txt", "base")
-    settle(a, b)
+    share(a, b)
     os.mkfifo(a.path("folder/pipe"))
     shutil.rmtree(b.path("folder"))
     b.quick_sync()

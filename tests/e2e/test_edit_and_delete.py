@@ -1,8 +1,13 @@
 """Scenarios "Edit and delete"."""
 
+import asyncio
+from typing import Any
+
 import pytest
 
+from agent.remote import Api
 from tests.support.devices import Device, converge, copies, tree_of
+from tests.support.settling import settle
 
 Two = tuple[Device, Device]
 Three = tuple[Device, Device, Device]
@@ -77,6 +82,32 @@ def test_17_a_commit_that_comes_second_becomes_a_copy(two: Two) -> None:
     assert report["conflicts"] == 1
     converge(a, b)
     assert {a.read(name) for name in a.names()} == {"by A", "by B"}
+
+
+def test_17_a_commit_overtaken_while_its_bytes_travel_is_refused_and_becomes_a_copy(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commits between B's last byte and B's commit."""
+    a, b = two
+    shared("base", a, b)
+    b.write("file.txt", "by B")
+    original = Api.complete_upload_batch
+    overtaken: list[bool] = []
+
+    async def complete(self: Api, *arguments: Any) -> Any:
+        if not overtaken:
+            overtaken.append(True)
+            a.write("file.txt", "by A")
+            await asyncio.to_thread(a.quick_sync)
+        return await original(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Api, "complete_upload_batch", complete)
+        report = b.quick_sync()
+    assert report["conflicts"] == 1
+    settle(a, b)
+    assert a.read("file.txt") == "by A"
+    assert {a.read(name) for name in copies(a.names(), "file.txt")} == {"by B"}
 
 
 def test_21_two_new_files_of_one_name_are_both_kept(two: Two) -> None:

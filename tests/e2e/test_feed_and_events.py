@@ -11,7 +11,7 @@ from agent.remote import Api
 from libs.contracts.api import PushChanges, SyncPage
 from libs.contracts.errors import UnavailableError
 from tests.support.devices import LOCKSTEP, Account, Device, are_same, converge, tree_of
-from tests.support.settling import changes_since, feed, head, settle
+from tests.support.settling import changes_since, feed, head, settle, share
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 
@@ -83,7 +83,7 @@ def test_91_92_pushes_lost_repeated_and_late_change_nothing_and_gaps_are_read_fr
     a, b = two
     for number in range(4):
         a.write(f"{number}.txt", f"one {number}")
-    settle(a, b)
+    share(a, b)
     pushes = [change_as_push(a, f"{number}.txt", f"two {number}") for number in range(4)]
     order = [pushes[2], pushes[0], pushes[0], pushes[3], pushes[1], *reversed(pushes), *pushes]
     original = Engine.converge
@@ -143,7 +143,7 @@ def test_93_a_cursor_that_is_too_old_leads_to_a_full_listing_and_a_merge(two: Tw
     a, b = two
     for name in ("same", "edited there", "edited here", "deleted there", "deleted but edited here"):
         a.write(name, f"{name}, one")
-    settle(a, b)
+    share(a, b)
     a.write("edited there", "edited there, two")
     a.path("deleted there").unlink()
     a.path("deleted but edited here").unlink()
@@ -167,7 +167,7 @@ def test_93_a_full_listing_that_breaks_off_deletes_nothing(
     a, b = two
     for number in range(12):
         a.write(f"{number}.txt", f"{number}")
-    settle(a, b)
+    share(a, b)
     a.write("late.txt", "late")
     a.quick_sync()
     expire_cursors(stack, a)

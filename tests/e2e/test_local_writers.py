@@ -13,7 +13,7 @@ import pytest
 
 from agent.disk import Disk, native
 from tests.support.devices import Device, are_same, converge, copies, hash_of
-from tests.support.settling import feed, settle, versions
+from tests.support.settling import feed, settle, share, versions
 from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
@@ -156,7 +156,7 @@ def test_64_every_way_to_save_keeps_one_node_with_its_history(two: Two) -> None:
     a, b = two
     for save in SAVES:
         a.write(f"{save.__name__}/doc.txt", f"{save.__name__} one\n")
-    settle(a, b)
+    share(a, b)
     ids = ids_by_path(a)
     for save in SAVES:
         content = f"{save.__name__} two\n"
@@ -221,14 +221,14 @@ def is_whole(content: bytes) -> bool:
 
 
 def test_65_a_file_written_slowly_is_never_seen_half(two: Two) -> None:
-    """Twice over three seconds (the scenario says 30): B sees a whole state, or the one before."""
+    """Twice over 1.5 seconds (the scenario says 30): B sees a whole state, or the one before."""
     a, b = two
     a.write("slow.bin", stamped(0))
     converge(a, b)
     seen: set[bytes] = set()
     with a.started(), b.started():
         for number in (1, 2):
-            writer = threading.Thread(target=write_slowly, args=(a.path("slow.bin"), stamped(number), 3.0))
+            writer = threading.Thread(target=write_slowly, args=(a.path("slow.bin"), stamped(number), 1.5))
             writer.start()
             while writer.is_alive():
                 seen.add(b.path("slow.bin").read_bytes())
@@ -326,7 +326,7 @@ def once_after_a_part(patch: pytest.MonkeyPatch, then: Callable[[], object]) -> 
 def edited(a: Device, b: Device) -> None:
     """A file that both have, edited by A and sent."""
     a.write("doc.txt", "base")
-    settle(a, b)
+    share(a, b)
     a.write("doc.txt", "by A")
     a.quick_sync()
 
@@ -375,7 +375,7 @@ def test_70_a_write_in_the_instant_of_the_exchange_is_kept(
 def test_70_a_write_in_the_instant_of_a_removal_is_kept(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = two
     a.write("doc.txt", "base")
-    settle(a, b)
+    share(a, b)
     a.path("doc.txt").unlink()
     a.quick_sync()
     with once_before(monkeypatch, Disk, "remove", lambda: b.write("doc.txt", "by B, just now")):
@@ -423,7 +423,7 @@ def test_a_file_that_a_program_holds_open_for_writing_is_left_to_it_and_replaced
     """A program with a lock and an open file; what it writes after the other's edit came is kept."""
     a, b = two
     a.write("held.db", "base")
-    settle(a, b)
+    share(a, b)
     a.write("held.db", "by A")
     a.quick_sync()
     with b.path("held.db").open("r+b", buffering=0) as file:
@@ -439,7 +439,7 @@ def test_a_file_that_a_program_holds_open_for_writing_is_left_to_it_and_replaced
 def test_a_file_that_a_program_holds_open_is_not_removed_under_it(two: Two) -> None:
     a, b = two
     a.write("held.log", "base")
-    settle(a, b)
+    share(a, b)
     a.path("held.log").unlink()
     a.quick_sync()
     with b.path("held.log").open("ab", buffering=0) as file:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.devices import Account, Device, are_same, new_account
-from tests.support.settling import settle
+from tests.support.settling import settle, share
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 from tests.unit.test_agent_planner_scenarios import FOLDER, Act, F, Row, Tree, copy_of
@@ -276,7 +276,7 @@ def begin(devices: Sequence[Device], rows: Sequence[Row]) -> None:
     """Give all devices what the rows start from."""
     for row in rows:
         act(devices[0], row, row.start)
-    settle(*devices)
+    share(*devices)
 
 
 def act_alone(devices: Sequence[Device], rows: Sequence[Row]) -> None:

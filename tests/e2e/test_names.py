@@ -7,7 +7,7 @@ import pymongo
 import pytest
 
 from tests.support.devices import Account, Device, copies, tree_of
-from tests.support.settling import feed, settle, versions
+from tests.support.settling import feed, settle, share, versions
 from tests.support.stack import Stack
 
 Two = tuple[Device, Device]
@@ -32,7 +32,7 @@ def test_49_50_52_names_of_every_kind_arrive_as_they_are_and_can_be_edited_renam
         a.write(f"names/{name}", f"content {number}")
         a.path(f"folders/{name}").mkdir(parents=True)
         a.write(f"folders/{name}/inside", f"inside {number}")
-    settle(a, b)
+    share(a, b)
     assert set(os.listdir(b.path("names"))) == set(ODD_NAMES)  # noqa: PTH208 - names as they are
     for number, name in enumerate(ODD_NAMES):
         b.write(f"names/{name}", f"edited {number}")
@@ -51,10 +51,7 @@ def test_49_50_52_names_of_every_kind_arrive_as_they_are_and_can_be_edited_renam
     "name",
     [
         "n" * 251 + ".txt",
-        "é" * 125 + ".txt",
         "🎉" * 62 + ".odt",
-        "n" * 255,
-        "." + "n" * 254,
         "n." + "e" * 253,
     ],
 )
@@ -62,7 +59,7 @@ def test_the_name_of_a_conflicted_copy_is_cut_to_what_a_disk_can_hold(two: Two, 
     """Twice, so that the second copy's number has to find room too; the extension stays where it can."""
     a, b = two
     a.write(name, "base")
-    settle(a, b)
+    share(a, b)
     for number in (1, 2):
         a.write(name, f"by A {number}")
         b.write(name, f"by B {number}")
@@ -77,7 +74,7 @@ def test_the_name_of_a_conflicted_copy_is_cut_to_what_a_disk_can_hold(two: Two, 
 def test_an_edit_that_loses_on_a_conflicted_copy_makes_no_chain(two: Two) -> None:
     a, b = two
     a.write("doc.txt", "base")
-    settle(a, b)
+    share(a, b)
     a.write("doc.txt", "by A")
     b.write("doc.txt", "by B")
     settle(a, b)
@@ -93,7 +90,7 @@ def test_an_edit_that_loses_on_a_conflicted_copy_makes_no_chain(two: Two) -> Non
 def test_a_conflicted_copy_can_be_resolved_by_renaming_it_over_the_file(two: Two) -> None:
     a, b = two
     a.write("doc.txt", "base")
-    settle(a, b)
+    share(a, b)
     a.write("doc.txt", "by A")
     b.write("doc.txt", "by B")
     settle(a, b)
@@ -107,7 +104,7 @@ def test_a_conflicted_copy_can_be_resolved_by_renaming_it_over_the_file(two: Two
 def test_a_copy_is_named_after_devices_with_any_name(account: Account, name: str) -> None:
     a, b = account.link("A", register=True), account.link(name)
     a.write("doc.txt", "base")
-    settle(a, b)
+    share(a, b)
     a.write("doc.txt", "by A")
     b.write("doc.txt", "by B")
     settle(a, b)
@@ -135,7 +132,7 @@ def test_49_a_name_spelt_otherwise_here_is_one_file_and_keeps_its_spelling(two: 
 def test_49_a_rename_to_the_other_spelling_is_no_loop_and_loses_nothing(two: Two) -> None:
     a, b = two
     a.write("d\u00e9/caf\u00e9.txt", "same")
-    settle(a, b)
+    share(a, b)
     a.path("d\u00e9/caf\u00e9.txt").rename(a.path("d\u00e9/cafe\u0301.txt"))
     a.path("d\u00e9").rename(a.path("de\u0301"))
     settle(a, b)
@@ -146,7 +143,7 @@ def test_49_a_rename_to_the_other_spelling_is_no_loop_and_loses_nothing(two: Two
 def test_49_of_two_spellings_in_one_folder_the_second_is_reported_and_untouched(two: Two) -> None:
     a, b = two
     a.write("caf\u00e9.txt", "composed")
-    settle(a, b)
+    share(a, b)
     a.write("cafe\u0301.txt", "decomposed")
     report = a.quick_sync(expect=5)
     assert [problem["code"] for problem in report["problems"]] == ["name_collision"]

@@ -11,34 +11,54 @@ from pathlib import Path
 from typing import Any
 
 from libs.contracts.ids import EMPTY_SHA256
-from tests.support.devices import Device, check_same, converge, hash_of, tree_of
+from tests.support.devices import Device, check_same, hash_of, tree_of
 
 Row = dict[str, Any]
-
-
-def settle(*devices: Device, lost: Iterable[str] = ()) -> None:
-    """Sync the devices in this order until they rest, and check the invariants.
-
-    `lost`: contents that their own writer overwrote or removed before anything could see them.
-    """
-    converge(*devices)
-    check_rest(*devices)
-    check_contents(*devices, lost=lost)
-
-
-def check_rest(*devices: Device) -> None:
-    """A further run does nothing and moves no bytes; what the server has is what the folders have."""
-    for device in devices:
-        report = device.quick_sync()
-        done = {key: report[key] for key in DOING if report[key]}
-        assert not done, f"{device.name} is not at rest: {done}"
-        check_same(tree_of(device.folder), server_tree(device), f"{device.name} and the server")
 
 
 DOING = (
     "uploaded_files", "uploaded_bytes", "downloaded_files", "downloaded_bytes",
     "conflicts", "deleted", "moved",
 )  # fmt: skip
+
+
+def share(first: Device, *others: Device) -> None:
+    """Bring what the first device has to the others, which have nothing of their own yet."""
+    for device in (first, *others):
+        device.quick_sync()
+    for other in others:
+        check_same(tree_of(first.folder), tree_of(other.folder), f"{first.name} and {other.name}")
+
+
+def settle(*devices: Device, lost: Iterable[str] = ()) -> None:
+    """Sync the devices in this order until they rest, and check the invariants.
+
+    They rest when a whole round did nothing and moved no bytes. `lost`: contents that their own
+    writer overwrote or removed before anything could see them.
+    """
+    for _ in range(6):
+        done = [work for device in devices if (work := done_by(device))]
+        if not done:
+            break
+    else:
+        raise AssertionError("the devices do not come to rest")
+    for device in devices:
+        check_same(tree_of(device.folder), server_tree(device), f"{device.name} and the server")
+    check_contents(*devices, lost=lost)
+
+
+def done_by(device: Device) -> dict[str, int]:
+    """Sync once; what that did, empty when nothing."""
+    report = device.quick_sync()
+    return {key: report[key] for key in DOING if report[key]}
+
+
+def check_rest(*devices: Device) -> None:
+    """A further run does nothing and moves no bytes; what the server has is what the folders have."""
+    for device in devices:
+        done = done_by(device)
+        assert not done, f"{device.name} is not at rest: {done}"
+        check_same(tree_of(device.folder), server_tree(device), f"{device.name} and the server")
 
 
 def check_contents(*devices: Device, lost: Iterable[str] = ()) -> None:
