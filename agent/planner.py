@@ -523,25 +523,48 @@ class _Planner:
         A folder that goes into one that takes its name, a folder replaced by what was in it, and
         the like: no order of moves does it, and no exchange.
         """
-        here = self._blocking({key: self._waits_here(key) for key in self._fated(*_MOVING_HERE)})
-        if here is not None:
-            node = self._local[here]
+        here = self._waiting_ring({key: self._waits_here(key) for key in self._fated(*_MOVING_HERE)})
+        if here:
+            node = self._local[here[0]]
             return [KeepCopy(node.entry, self._copy_path(node), None, parked=True)]
-        there = self._blocking({key: self._waits_there(key) for key in self._fated(*_MOVING_THERE)})
-        if there is not None:
-            remote = self._trees.remote[there]
-            name, local = self._copy_name(remote.parent_id, remote.name), self._local.get(there)
-            return [MoveRemote(remote, remote.parent_id, name, local.entry if local else None)]
-        return []
+        there = self._waiting_ring({key: self._waits_there(key) for key in self._fated(*_MOVING_THERE)})
+        return self._break_there(there) if there else []
+
+    def _break_there(self, ring: list[str]) -> list[Action]:
+        """Break a ring of waits on the server, in one transaction where it is moves alone.
+
+        One move after the other would leave a name of the agent's own in between: a crash right
+        after it, and this device would follow it as another's rename.
+        """
+        moves = [move for key in ring if (move := self._move_there(key)) is not None]
+        if len(moves) == len(ring):
+            return [RotateRemote(tuple(moves))]
+        remote, local = self._trees.remote[ring[0]], self._local.get(ring[0])
+        name = self._copy_name(remote.parent_id, remote.name)
+        return [MoveRemote(remote, remote.parent_id, name, local.entry if local else None)]
+
+    def _move_there(self, key: str) -> MoveRemote | None:
+        """Return the move of a node to where it shall stand on the server, if it is one."""
+        place, node = self._merge.places.get(key), self._local.get(key)
+        if place is None or node is None or key not in self._trees.remote:
+            return None
+        if self._merge.standing(place.parent) is not Standing.LIVE:
+            return None
+        return MoveRemote(self._trees.remote[key], place.parent, place.name, node.entry)
 
     @staticmethod
-    def _blocking(waits: dict[str, tuple[str | None, list[str]]]) -> str | None:
-        """Return what stands in the place of another in a ring of waits."""
+    def _waiting_ring(waits: dict[str, tuple[str | None, list[str]]]) -> list[str]:
+        """Return a ring of waits, each for the next; the first stands in the place of the last.
+
+        That one is to be put aside: then the last can go, then the one before it, and so on.
+        """
         ring = find_ring(
             {key: [*filter(None, [occupant]), *others] for key, (occupant, others) in waits.items()}
         )
-        following = zip(ring, [*ring[1:], *ring[:1]], strict=True)
-        return next((other for key, other in following if waits[key][0] == other), None)
+        for index, key in enumerate(ring):
+            if waits[ring[index - 1]][0] == key:
+                return [*ring[index:], *ring[:index]]
+        return []
 
     def _between(self, start: str, key: str, parent_of: Callable[[str], str | None]) -> list[str]:
         """Return the folders from `start` up to `key`, when it lies below that."""

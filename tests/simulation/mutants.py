@@ -16,7 +16,7 @@ from typing import Final
 
 _REPO: Final = Path(__file__).resolve().parents[2]
 _PARTS: Final = ("agent", "libs", "services", "tests", "pyproject.toml")
-_SEEDS: Final = 4000
+_SEARCH: Final = ("-m", "tests.simulation.search", "--seeds", "4000", "--stride", "3", "--plain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,11 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "an upload is agreed on before it is committed": Mutant(
         "agent/executor/uploads.py",
-        "        results = await self._work.api.complete_upload_batch(upload.upload_id, items)",
+        "        results = await self._work.api.complete_upload_batch(upload_id, items)",
         "        self._work.state.put_synced(\n"
         "            [agreed(a.node, a.entry) for a in actions if a.node is not None]\n"
         "        )\n"
-        "        results = await self._work.api.complete_upload_batch(upload.upload_id, items)",
+        "        results = await self._work.api.complete_upload_batch(upload_id, items)",
     ),
     "a conflicted copy is renamed before the memory knows": Mutant(
         "agent/executor/local.py",
@@ -115,7 +115,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "        if paths is None:\n            pass",
     ),
     "a problem is never tried again": Mutant(
-        "agent/planning.py", "if p.retry_at is None or p.retry_at > now", "if True"
+        "agent/planning.py", "if p.wait is None or p.wait > 0", "if True"
     ),
     "a file is committed that is not what was read": Mutant(
         "agent/transfer/small.py",
@@ -129,8 +129,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "a fresh file is not looked at again": Mutant(
         "agent/scanner/scan.py", "    if not settled(entry):\n        result.recheck.add(hashed.path)\n", ""
     ),
-    "the focus leaves siblings out": Mutant(
-        "agent/focus.py", "                self._with_siblings(folder)", "                pass"
+    "the focus leaves folders above out": Mutant(
+        "agent/focus.py", "            self._with_folders_above(key)", "            pass"
     ),
     "cycles are not broken": Mutant(
         "agent/merge.py", "        self._break_cycles()\n\n    # Standing", "\n    # Standing"
@@ -158,8 +158,7 @@ def hunt(mutant: Mutant) -> str | None:
     with tempfile.TemporaryDirectory(prefix="lockstep-mutant-") as folder:
         _copy(mutant, Path(folder))
         done = subprocess.run(
-            [sys.executable, "-m", "tests.simulation.search", "--seeds", str(_SEEDS), "--stride", "3"],
-            cwd=folder, capture_output=True, text=True, check=False,
+            [sys.executable, *_SEARCH], cwd=folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
     if done.returncode == 0:
         return None

@@ -32,27 +32,27 @@ class Found:
     failure: str | None = None
 
 
-def engine_block(first: int) -> Found:
+def engine_block(first: int, *, shrink: bool) -> Found:
     """Play some histories of whole agents."""
     play.quiet()
     for seed in range(first, first + _BLOCK):
         history = play.generate(seed)
         error = play.failure(history)
         if error is not None:
-            small = play.shrink(history)
+            small = play.shrink(history) if shrink else history
             story = f"{play.failure(small)}\n{play.describe(small)}"
             return Found("engine", seed - first + 1, f"seed {seed}: {error}\n{story}")
     return Found("engine", _BLOCK)
 
 
-def planner_block(first: int) -> Found:
+def planner_block(first: int, *, shrink: bool) -> Found:
     """Play some histories of the planner, long and short, and plans over any three trees."""
     for seed in range(first, first + _BLOCK):
         rng = random.Random(seed)
         history = planner.generate(rng, rng.randrange(2, 60))
         error = planner.failure(history)
         if error is not None:
-            small = planner.shrink(history)
+            small = planner.shrink(history) if shrink else history
             return Found("planner", seed - first + 1, f"seed {seed}: {error}\n{planner.describe(small)}")
         trees.check(random_device(random.Random(seed)))
     return Found("planner", _BLOCK)
@@ -76,8 +76,8 @@ def jobs(options: argparse.Namespace) -> Iterator[Callable[[], Found]]:
     """Yield blocks of every kind in turn."""
     scripts = iter(SCRIPTS)
     for start in range(options.first, options.first + options.seeds, _BLOCK):
-        yield partial(engine_block, start)
-        yield partial(planner_block, start)
+        yield partial(engine_block, start, shrink=not options.plain)
+        yield partial(planner_block, start, shrink=not options.plain)
         for name in islice(scripts, 1):
             yield partial(crash_block, name, options.stride)
     for name in scripts:
@@ -92,7 +92,8 @@ def search(options: argparse.Namespace) -> dict[str, int]:
         for found in pool.map(_call, jobs(options)):
             cases[found.kind] = cases.get(found.kind, 0) + found.cases
             if found.failure is not None:
-                pool.shutdown(wait=False, cancel_futures=True)
+                for process in pool._processes.values():
+                    process.terminate()
                 print(f"{found.kind}, after {cases}:\n{found.failure}", flush=True)
                 sys.exit(1)
     print(f"{cases} in {time.monotonic() - begun:.0f} s: no failure")
@@ -110,6 +111,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--stride", type=int, default=1, help="every how many steps a script is cut off")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--plain", action="store_true", help="tell a failing history as it is, not shrunk")
     return parser.parse_args()
 
 

@@ -3,10 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from agent.model import LocalKind
 from tests.simulation.engine.scripts import Script
-from tests.simulation.engine.world import Device, DeviceKind, World, simulate
-from tests.simulation.world import User
+from tests.simulation.engine.world import Device, DeviceKind, World, meddle_with, simulate
 
 KINDS: Final = {"exchanging": DeviceKind(), "plain": DeviceKind(exchanges=False, keeps_birth=False)}
 Tree = dict[str, str]
@@ -79,26 +77,12 @@ def _meddled(script: Script, kind: DeviceKind, who: int, at: int) -> None:
         await _one_run(world, world.devices[1 - who], -1)
         device, user = world.devices[who], world.users[who]
         device.machine.begin()
-        device.machine.acts[at] = lambda: _deed(user, at)
+        device.machine.acts[at] = lambda: meddle_with(user, device.machine.about, at)
         await world.sync(device)
         world.check_whole(device)
         await _end(world)
 
     _told(kind, story)
-
-
-def _deed(user: User, number: int) -> object:
-    files = sorted(path for path, entry in user.disk.entries.items() if entry.kind is LocalKind.FILE)
-    path = files[number % len(files)] if files else "a"
-    match number % 5:
-        case 0 | 1:
-            return user.edit(path)
-        case 2:
-            return user.safe_save(path)
-        case 3:
-            return user.move(path, f"{path}.moved")
-        case _:
-            return user.create(("a", "b", "n", "f/y", "f/new", "y", "g")[number % 7])
 
 
 def meddle(script: Script, kind: DeviceKind, who: int, stride: int) -> int:

@@ -67,6 +67,8 @@ class Machine:
     """Call → the error it fails with."""
     hidden: set[int] = field(default_factory=set)
     """Inodes that may not be read."""
+    about: str = ""
+    """The name that the latest call was about, as far as it is one of the user's."""
     log: list[str] = field(default_factory=list)
     open: list[sqlite3.Connection] = field(default_factory=list)
 
@@ -95,10 +97,13 @@ class Machine:
             self.dead = True
             raise Killed
 
-    def call(self) -> None:
+    def call(self, *names: Any) -> None:
         """Count a call of any kind: the user may act right before it, or it fails."""
         if self.dead:
             raise Killed
+        for name in names:
+            if isinstance(name, str) and not name.startswith(_OWN):
+                self.about = name
         self.calls += 1
         act = self.acts.pop(self.calls - 1, None)
         if act is not None:
@@ -124,6 +129,7 @@ class Machine:
 
 
 _REAL_STAT = os.stat
+_OWN = (".", "/", "swap.", "second.", "scratch.")
 
 
 class Connection(sqlite3.Connection):
@@ -160,7 +166,7 @@ def _changing(name: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         machine = CURRENT.get()
         if machine is not None:
-            machine.call()
+            machine.call(*args)
             machine.step(name)
         return real(*args, **kwargs)
 
@@ -173,7 +179,7 @@ def _looking(name: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         machine = CURRENT.get()
         if machine is not None:
-            machine.call()
+            machine.call(*args)
         return real(*args, **kwargs)
 
     return call
@@ -185,7 +191,7 @@ def _opening() -> Callable[..., Any]:
     def call(name: Any, flags: int, *args: Any, dir_fd: int | None = None, **kwargs: Any) -> int:
         machine = CURRENT.get()
         if machine is not None:
-            machine.call()
+            machine.call(name)
             machine.check_readable(name, flags, dir_fd)
             if flags & os.O_CREAT:
                 machine.step("create")
@@ -202,7 +208,7 @@ def _native(name: str) -> Callable[..., None]:
         if machine is None:
             real(*args)
             return
-        machine.call()
+        machine.call(*(place.name for place in args))
         if not machine.exchanges:
             raise UnsupportedError
         machine.step(name)

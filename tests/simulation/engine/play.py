@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from libs.contracts.errors import LockstepError
-from tests.simulation.engine.world import Device, DeviceKind, World, simulate
+from tests.simulation.engine.world import Device, DeviceKind, World, meddle_with, simulate
 from tests.simulation.history import NAME_WEIGHTS, NAMES, USER_VERBS, Step
 from tests.simulation.world import User
 
@@ -111,6 +111,11 @@ def _early(rng: random.Random, most: int) -> int:
     return int(most ** rng.random()) - 1
 
 
+def _instant(rng: random.Random) -> int:
+    """The number of a system call of a run: most runs have some hundred."""
+    return rng.randrange(rng.choice((100, 300, 300, 900)))
+
+
 async def _crash(world: World, device: Device, _s: Step, rng: random.Random) -> None:
     device.machine.begin()
     device.machine.dies_at = _early(rng, 160)
@@ -118,19 +123,19 @@ async def _crash(world: World, device: Device, _s: Step, rng: random.Random) -> 
 
 
 def _acting(world: World, who: int, rng: random.Random) -> Callable[[], object]:
+    """Return what a user does in the middle of the agent's work, mostly to what that is about."""
     step = replace(_step(rng, len(world.devices), USERS), who=who)
-
-    def act() -> None:
-        USER_VERBS[step.verb](world.users[who], step)
-
-    return act
+    user, machine = world.users[who], world.devices[who].machine
+    if rng.random() < 0.6:
+        return lambda: meddle_with(user, machine.about, step.pick)
+    return lambda: USER_VERBS[step.verb](user, step)
 
 
 async def _act(world: World, device: Device, step: Step, rng: random.Random) -> None:
     """The user acts in the middle of the agent's work; sometimes it dies after that, too."""
     device.machine.begin()
     for _ in range(rng.choice((1, 1, 2, 4))):
-        device.machine.acts[_early(rng, 700)] = _acting(world, step.who, rng)
+        device.machine.acts[_instant(rng)] = _acting(world, step.who, rng)
     if rng.random() < 0.3:
         device.machine.dies_at = _early(rng, 160)
     await _tolerant(world, device)
@@ -139,7 +144,7 @@ async def _act(world: World, device: Device, step: Step, rng: random.Random) -> 
 async def _fail(world: World, device: Device, _s: Step, rng: random.Random) -> None:
     device.machine.begin()
     for _ in range(rng.choice((1, 1, 2, 5))):
-        device.machine.fails[_early(rng, 700)] = rng.choice(ERRORS)
+        device.machine.fails[_instant(rng)] = rng.choice(ERRORS)
     await _tolerant(world, device)
     world.forget_certainty(device)
 
@@ -160,7 +165,7 @@ async def _race(world: World, device: Device, step: Step, rng: random.Random) ->
     for other in world.devices:
         other.machine.begin()
         if rng.random() < 0.3:
-            other.machine.acts[_early(rng, 700)] = _acting(world, world.devices.index(other), rng)
+            other.machine.acts[_instant(rng)] = _acting(world, world.devices.index(other), rng)
         if rng.random() < 0.2:
             other.machine.dies_at = _early(rng, 160)
     tasks = [world.loop.create_task(_tolerant(world, other)) for other in world.devices]

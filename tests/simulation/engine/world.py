@@ -17,9 +17,12 @@ from typing import Any
 from unittest.mock import patch
 
 from agent import app
+from agent.actions import Plan
 from agent.credentials import CredentialStore, DeviceCredentials
 from agent.engine import Engine
 from agent.model import Kind, LocalKind
+from agent.narrowing import Narrowing
+from agent.planning import Planning
 from agent.remote import Api
 from agent.remote.transport import Transport
 from agent.settings import Settings
@@ -27,7 +30,7 @@ from agent.status import SyncReport
 from agent.transfer import Transfer
 from libs.contracts.api import PushChanges
 from libs.contracts.paths import name_key, original_stem, split_extension
-from tests.simulation.disk import is_below
+from tests.simulation.disk import is_below, parent_of
 from tests.simulation.engine.folder import Folder, hash_of
 from tests.simulation.engine.loop import Inline, VirtualLoop
 from tests.simulation.engine.machine import CURRENT, Killed, Machine, played
@@ -189,6 +192,8 @@ class World:
         after = device.disk.signs()
         changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
         for path in sorted(changed):
+            if parent_of(path) in changed:
+                continue  # a watcher tells of a folder that moved, not of what is in it
             if self.rng.random() < self.hint_loss:
                 continue
             hint = None if self.rng.random() < self.hint_loss else {path}
@@ -411,6 +416,23 @@ class World:
             device.unrecorded.clear()
 
 
+def meddle_with(user: User, name: str, number: int) -> object:
+    """Do something to what the agent is about right now, or make something of that name."""
+    paths = sorted(path for path in user.disk.entries if path.rpartition("/")[2] == name)
+    if not paths:
+        return user.create(name or "a")
+    path = paths[number % len(paths)]
+    deeds: tuple[Callable[[], object], ...] = (
+        lambda: user.edit(path),
+        lambda: user.safe_save(path) or user.create(f"{path}/new"),
+        lambda: user.edit(path) and user.move(path, f"{path}.moved"),
+        lambda: user.edit(path) or user.delete(path),
+        lambda: user.delete(path) and user.create(path),
+        lambda: user.turn(path, LocalKind.FOLDER) or user.create(f"{path}/inside"),
+    )
+    return deeds[number // 3 % len(deeds)]()
+
+
 def moved_anything(report: SyncReport) -> bool:
     """Whether a run did something, or sent or fetched a byte."""
     counts = (report.uploaded_bytes, report.downloaded_bytes, report.moved, report.deleted, report.conflicts)
@@ -476,6 +498,22 @@ async def _listen(engine: Engine, world: World) -> None:
         engine.pushed(await device.pushes.get())
 
 
+_PLAN = Planning.plan
+
+
+def _checked_plan(planning: Planning, suspended: frozenset[str]) -> Plan:
+    """Plan as ever, and once more from nothing: what was narrowed down to must not have lost anything."""
+    found = _PLAN(planning, suspended)
+    narrowing = planning._narrowing
+    planning._narrowing = Narrowing(ROOT, planning._held)
+    whole = _PLAN(planning, suspended)
+    planning._narrowing = narrowing
+    assert (set(found.actions), found.troubles) == (set(whole.actions), whole.troubles), (
+        "narrowing lost something"
+    )
+    return found
+
+
 def _stand_ins(world: World, ids: random.Random) -> dict[str, Any]:
     network = world.network
 
@@ -486,6 +524,7 @@ def _stand_ins(world: World, ids: random.Random) -> dict[str, Any]:
         "agent.app.open_api": lambda settings: _api(settings, network=network),
         "agent.app.open_transfer": lambda settings, api: _transfer(settings, api, network=network),
         "agent.app.ThreadPoolExecutor": Inline,
+        "agent.planning.Planning.plan": _checked_plan,
         "agent.app._watch": lambda _parts, engine, *_: _watch(engine, world),
         "agent.app._listen": lambda _parts, engine, *_: _listen(engine, world),
         "agent.executor.uploads.SINGLE_PUT_BYTES": 64,
