@@ -8,7 +8,6 @@ the server, and otherwise given back to the user as a conflicted copy in the roo
 
 from agent.disk import Disk, DiskError, Leftover
 from agent.executor.work import Work
-from agent.model import LocalKind
 from agent.state import State
 from libs.runtime.logs import get_logger
 
@@ -17,8 +16,8 @@ log = get_logger("leftovers")
 
 def rescue_leftovers(disk: Disk, state: State, work: Work) -> list[str]:
     """Settle every leftover; return the paths of what was given back. Blocks."""
-    known = {node.content_hash or "" for node in state.synced.values()}
-    known |= {node.content_hash or "" for node in state.remote.values()}
+    known = {node.content_hash or node.symlink_target or "" for node in state.synced.values()}
+    known |= {node.content_hash or node.symlink_target or "" for node in state.remote.values()}
     wanted = {f"{node.id}.{node.version_id}" for node in state.remote.values()}
     rescued = []
     for leftover in disk.leftover_temps():
@@ -40,9 +39,8 @@ def _settle(disk: Disk, leftover: Leftover, known: set[str], wanted: set[str], w
         if leftover.name not in wanted and state_is_complete(work):
             disk.discard_temp(leftover.name)
         return None
-    if leftover.kind is LocalKind.SYMLINK:
-        return None  # it stays: a link is small, and only its owner knows what it was for
-    if leftover.kind is LocalKind.FILE and disk.hash_temp(leftover.name)[1] in {*known, leftover.prepared}:
+    content = disk.temp_content(leftover)
+    if content is not None and (content in known or leftover.is_as_prepared(content)):
         disk.discard_temp(leftover.name)
         return None
     path = work.keep_name(f"recovered-{leftover.name.split('.')[1]}")

@@ -12,7 +12,17 @@ from agent.disk.errors import BlockedError, MismatchError, NameImpossibleError, 
 from agent.disk.look import check_content, check_signs, hash_open, look, look_inside, present
 from agent.disk.native import Place
 from agent.disk.reads import Reads
-from agent.disk.rename import KeepName, is_still, is_still_inode, kept_name, private_name, put, rename, swap
+from agent.disk.rename import (
+    KeepName,
+    hash_of_prepared,
+    is_still,
+    is_still_inode,
+    kept_name,
+    private_name,
+    put,
+    rename,
+    swap,
+)
 from agent.disk.root import sync_folder
 from agent.disk.temps import TMP, dress
 from agent.model import LocalEntry, LocalKind
@@ -75,7 +85,7 @@ class Changes(Reads):
         """
         if not self.safe_symlink(path, target):
             raise BlockedError("The link leads out of the folder", code="unsafe_symlink", path=path)
-        name = private_name()
+        name = private_name(hash_of_prepared(LocalKind.SYMLINK, target))
         with self.root.place(path) as slot, self.root.state(TMP) as tmp:
             private = Place(tmp, name)
             _make_link(target, private, path)

@@ -6,6 +6,7 @@ that fails it stays in the agent's own folder, from which nothing is removed uns
 """
 
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -49,6 +50,11 @@ def private_name(content_hash: str = "") -> str:
     """
     name = PRIVATE + secrets.token_hex(8)
     return f"{name}.{content_hash}" if content_hash else name
+
+
+def hash_of_prepared(kind: LocalKind, content: str) -> str:
+    """Return the hash for `private_name` of a file with this hash, or of a link with this target."""
+    return content if kind is LocalKind.FILE else hashlib.sha256(os.fsencode(content)).hexdigest()
 
 
 def put(source: Place, target: Place, attic: int | None = None) -> None:

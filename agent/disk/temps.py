@@ -14,7 +14,7 @@ from agent.disk.base import Rooted
 from agent.disk.errors import BlockedError, MismatchError, NameImpossibleError, OccupiedError, translated
 from agent.disk.look import Seen, hash_open, kind_of, look, look_inside, reading
 from agent.disk.native import Place
-from agent.disk.rename import PRIVATE, SECOND, put
+from agent.disk.rename import PRIVATE, SECOND, hash_of_prepared, put
 from agent.disk.root import MARKER, components, names_in, sync_folder
 from agent.model import FileStat, LocalEntry, LocalKind
 from libs.contracts.paths import STATE_FOLDER
@@ -58,11 +58,11 @@ class Leftover:
         """Whether it is but another name of a file that has its own."""
         return self.name.startswith(SECOND) and self.links > 1
 
-    @property
-    def prepared(self) -> str | None:
-        """The hash of the server's bytes that were put under this name; they may be swapped out since."""
+    def is_as_prepared(self, content: str) -> bool:
+        """Whether what it holds is what was prepared under this name, and not what that has replaced."""
         parts = self.name.split(".")
-        return parts[2] if self.private and len(parts) > len(("swap", "random")) else None
+        prepared = parts[2] if len(parts) > len(("swap", "random")) else None
+        return self.private and prepared == hash_of_prepared(self.kind, content)
 
     @property
     def worthless(self) -> bool:
@@ -148,6 +148,17 @@ class Temps(Rooted):
         """Return the stat and SHA-256 of a file in the temporary folder."""
         with self._temp(name) as place, reading(place) as (fd, stat):
             return stat, hash_open(fd, stat, self._stopping.is_set)
+
+    def temp_content(self, leftover: Leftover) -> str | None:
+        """Return the hash of a file in the temporary folder, the target of a link; None for anything else."""
+        match leftover.kind:
+            case LocalKind.FILE:
+                return self.hash_temp(leftover.name)[1]
+            case LocalKind.SYMLINK:
+                with self._temp(leftover.name) as place:
+                    return os.readlink(place.name, dir_fd=place.fd)
+            case _:
+                return None
 
     def discard_temp(self, name: str) -> None:
         """Remove a file of the temporary folder that the caller knows to be worthless.

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from agent.actions import Download
@@ -136,7 +137,8 @@ class Downloads:
 
     def _install(self, action: Download, temp: str) -> LocalEntry:
         node = action.node
-        ready = Ready(temp, node.content_hash or "", node.mtime_ns, node.executable)
+        executable = self._work.merged_bit(node, action.expect)
+        ready = Ready(temp, node.content_hash or "", node.mtime_ns, executable)
         return self._work.disk.install(
             ready, action.path, expect=action.expect, keep_name=self._work.keep_name
         )
@@ -147,7 +149,12 @@ class Downloads:
             return
         with self._work.state.transaction():
             self._work.state.put_local([entry for _, entry in landed])
-            self._work.state.put_synced([agreed(action.node, entry) for action, entry in landed])
+            self._work.state.put_synced(
+                [
+                    replace(agreed(action.node, entry), stat=self._work.as_told(action.node, entry))
+                    for action, entry in landed
+                ]
+            )
             self._work.done(*(action.path for action, _ in landed))
         self._work.tally.downloaded_files += sum(a.node.kind is Kind.FILE for a, _ in landed)
 

@@ -185,7 +185,7 @@ async def set_attributes(work: Work, actions: Sequence[SetLocal]) -> None:
                 entry.path,
                 entry,
                 mtime_ns=node.mtime_ns,
-                executable=node.executable,
+                executable=work.merged_bit(node, entry),
             )
         except DiskError as error:
             work.disk_failed(entry.path, error)
@@ -193,7 +193,8 @@ async def set_attributes(work: Work, actions: Sequence[SetLocal]) -> None:
         with work.state.transaction():
             work.state.put_local([changed])
             known = work.state.synced[node.id]
-            attributes = replace(known, mtime_ns=node.mtime_ns, executable=node.executable, stat=changed.stat)
+            stat = work.as_told(node, changed)
+            attributes = replace(known, mtime_ns=node.mtime_ns, executable=node.executable, stat=stat)
             work.state.put_synced([attributes])
             work.done(entry.path)
     _look_at_other_names(work, [action.entry for action in actions])

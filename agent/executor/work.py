@@ -7,12 +7,12 @@ only what stays in the way becomes a problem.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, ParamSpec, TypeVar
 
 from agent import clock
 from agent.disk import Disk, DiskError, MismatchError
-from agent.model import LocalEntry, RemoteNode, SyncedNode, Trouble
+from agent.model import FileStat, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
 from agent.remote import Api
 from agent.settings import Settings
 from agent.state import State
@@ -81,6 +81,30 @@ class Work:
             return entry.stat.executable
         changed = known.stat.executable != entry.stat.executable
         return entry.stat.executable if changed else node.executable
+
+    def merged_bit(self, node: RemoteNode, entry: LocalEntry | None) -> bool:
+        """Return the executable bit for a file that gets the server's content or attributes.
+
+        It is the server's, unless the user of this disk has changed it since both agreed: then the
+        next plan tells the server of it.
+        """
+        if entry is None or entry.kind is not LocalKind.FILE or node.id not in self.state.synced:
+            return node.executable
+        return self.executable(node, entry)
+
+    def as_told(self, node: RemoteNode, entry: LocalEntry) -> FileStat:
+        """Return the stat as the disk would have read it back with the server's executable bit.
+
+        So a bit that was kept against the server's counts as changed here.
+        """
+        stat = entry.stat
+        if (
+            entry.kind is not LocalKind.FILE
+            or not self.disk.keeps_modes
+            or stat.executable == node.executable
+        ):
+            return stat
+        return replace(stat, mode=stat.mode ^ 0o100)
 
     def on_this_disk(self, node: RemoteNode, entry: LocalEntry) -> bool:
         """Return the executable bit that is agreed on when the content of `entry` was committed.

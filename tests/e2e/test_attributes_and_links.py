@@ -31,6 +31,23 @@ def test_56_an_executable_bit_here_and_an_edit_there_are_both_kept(two: Two) -> 
     assert len(versions(a, feed(a)[0]["id"])) == 2
 
 
+def test_56_a_bit_that_arrives_after_an_edit_or_a_new_time_is_kept_too(two: Two) -> None:
+    """What B sent first is content and time; what A changed meanwhile is the bit alone."""
+    a, b = two
+    for name in ("edited", "touched"):
+        a.write(name, "one")
+    share(a, b)
+    a.path("edited").chmod(0o755)
+    a.path("touched").chmod(0o755)
+    b.write("edited", "two")
+    os.utime(b.path("touched"), ns=(10**18, 10**18))
+    settle(b, a)
+    for device in two:
+        assert device.read("edited") == "two"
+        assert device.path("touched").stat().st_mtime_ns == 10**18
+        assert all(device.path(name).stat().st_mode & 0o100 for name in ("edited", "touched"))
+
+
 def test_56_the_bit_set_by_both_and_the_bit_against_a_rename_are_no_conflict(two: Two) -> None:
     a, b = two
     for name in ("both", "renamed"):

@@ -1,0 +1,99 @@
+"""What a crash left behind: dropped where it is known to be nobody's only copy, else given back."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.disk import Disk
+from agent.executor.work import Work
+from agent.leftovers import rescue_leftovers
+from agent.model import Kind, RemoteNode
+from agent.settings import Settings
+from agent.state import State
+
+NODE, VERSION = "a" * 24, "b" * 24
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Scene:
+    """A folder with leftovers, and a memory of one file and one link on the server."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir()
+        self.root = root
+        self.tmp = root / ".lockstep" / "tmp"
+        self.disk = Disk(root)
+        self.disk.prepare()
+        self.state = State(root.parent / "state.db")
+        self.state.put_remote(
+            [
+                RemoteNode(NODE, "r", "f", Kind.FILE, 1, version_id=VERSION, content_hash=sha256("known")),
+                RemoteNode("c" * 24, "r", "l", Kind.SYMLINK, 2, symlink_target="known target"),
+            ]
+        )
+        self.state.put("cursor", "read to its end")
+
+    def rescue(self) -> tuple[set[str], set[str]]:
+        """Settle all; return what was given back, and what stays."""
+        none: Any = None
+        work = Work(self.state, self.disk, none, none, Settings(home=self.root.parent), "laptop")
+        rescue_leftovers(self.disk, self.state, work)
+        given = {self._shown(path) for path in self.root.iterdir() if path.name != ".lockstep"}
+        return given, {path.name for path in self.tmp.iterdir()}
+
+    def _shown(self, path: Path) -> str:
+        assert path.name.startswith("recovered-")
+        assert "(conflicted copy, laptop, " in path.name
+        return f"-> {path.readlink()}" if path.is_symlink() else path.read_text()
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path / "folder")
+
+
+def test_what_the_user_may_have_nowhere_else_is_given_back(scene: Scene) -> None:
+    (scene.tmp / "swap.0123").write_text("the user's")
+    (scene.tmp / "swap.4567").symlink_to("the user's target")
+    assert scene.rescue() == ({"the user's", "-> the user's target"}, set())
+
+
+def test_what_is_known_to_be_on_the_server_is_dropped(scene: Scene) -> None:
+    (scene.tmp / "swap.0123").write_text("known")
+    (scene.tmp / "swap.4567").symlink_to("known target")
+    assert scene.rescue() == (set(), set())
+
+
+def test_the_servers_own_bytes_are_dropped_though_the_server_has_moved_on(scene: Scene) -> None:
+    (scene.tmp / f"swap.0123.{sha256('prepared')}").write_text("prepared")
+    (scene.tmp / f"swap.4567.{sha256('prepared target')}").symlink_to("prepared target")
+    assert scene.rescue() == (set(), set())
+
+
+def test_what_was_swapped_out_is_no_prepared_file_though_it_has_its_name(scene: Scene) -> None:
+    (scene.tmp / f"swap.0123.{sha256('prepared')}").write_text("what the user wrote in the instant")
+    assert scene.rescue() == ({"what the user wrote in the instant"}, set())
+
+
+def test_the_agents_own_trials_are_dropped(scene: Scene) -> None:
+    (scene.tmp / "scratch.0123a\u00e9").write_text("")
+    assert scene.rescue() == (set(), set())
+
+
+def test_a_second_name_is_dropped_and_an_only_one_is_given_back(scene: Scene) -> None:
+    (scene.tmp / "second.0123").write_text("it has another name")
+    os.link(scene.tmp / "second.0123", scene.root.parent / "the other name")
+    (scene.tmp / "second.4567").write_text("it has no other name")
+    assert scene.rescue() == ({"it has no other name"}, set())
+
+
+def test_a_partial_download_stays_as_long_as_its_version_is_wanted(scene: Scene) -> None:
+    (scene.tmp / f"{NODE}.{VERSION}").write_text("kno")
+    (scene.tmp / f"{NODE}.{'d' * 24}").write_text("of an older version")
+    assert scene.rescue() == (set(), {f"{NODE}.{VERSION}"})
