@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -170,7 +171,9 @@ def test_108_a_disk_that_runs_full_in_the_middle_keeps_the_old_files_and_goes_on
         a.write(f"{number}.txt", f"new {number}")
     a.quick_sync()
     with monkeypatch.context() as full:
-        full.setattr(Disk, "install", failing_every_second_time(Disk.install, errno.ENOSPC))
+        install, fchmod = failing_every_second_time(Disk.install, os.fchmod, errno.ENOSPC)
+        full.setattr(Disk, "install", install)
+        full.setattr(os, "fchmod", fchmod)
         report = b.quick_sync(expect=5)
     assert {problem["code"] for problem in report["problems"]} == {"disk_full"}
     texts = [b.read(name) for name in b.names()]
@@ -179,26 +182,27 @@ def test_108_a_disk_that_runs_full_in_the_middle_keeps_the_old_files_and_goes_on
     assert {b.read(f"{n}.txt") for n in range(12)} == {f"new {n}" for n in range(12)}
 
 
-def failing_every_second_time(original: Callable[..., Any], code: int) -> Callable[..., Any]:
-    """A call of the disk during which the system refuses to flush, every second time."""
+def failing_every_second_time(
+    original: Callable[..., Any], system: Callable[..., Any], code: int
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return a call of the disk and a system call which fails in every second one, in its own thread."""
     calls: list[None] = []
+    here = threading.local()
 
     def call(*arguments: Any, **named: Any) -> Any:
         calls.append(None)
-        if len(calls) % 2:
+        here.refuses = len(calls) % 2 == 0
+        try:
             return original(*arguments, **named)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("agent.disk.temps.os.fchmod", refuse(code))
-            return original(*arguments, **named)
+        finally:
+            here.refuses = False
 
-    return call
+    def system_call(*arguments: Any, **named: Any) -> Any:
+        if getattr(here, "refuses", False):
+            raise OSError(code, os.strerror(code))
+        return system(*arguments, **named)
 
-
-def refuse(code: int) -> Callable[..., Any]:
-    def call(*_arguments: Any, **_named: Any) -> Any:
-        raise OSError(code, os.strerror(code))
-
-    return call
+    return call, system_call
 
 
 # 110 ----------------------------------------------------------------------------------------------
