@@ -33,7 +33,8 @@ def test_73_a_killed_upload_continues_with_the_missing_parts_and_commits_once(
     held = len(a.get(f"/v1/uploads/{session['id']}")["parts"])
     assert session["state"] == "open", "it was killed before the last part"
     report = a.quick_sync()
-    assert report["uploaded_bytes"] == SIZE - held * PART
+    # The part that was under way when it died may have arrived as a whole since it was counted.
+    assert report["uploaded_bytes"] in {SIZE - held * PART, SIZE - (held + 1) * PART}
     assert [s["state"] for s in sessions(a)] == ["committed"]
     assert len(a.run("versions", "big.bin")["items"]) == 1
     b.quick_sync()

@@ -9,7 +9,7 @@ from tests.simulation.engine.crashes import KINDS, cut_off, meddle, uncut
 from tests.simulation.engine.play import quiet
 from tests.simulation.engine.scripts import SCRIPTS
 
-_STRIDE = 9
+_STRIDE = 17
 
 
 @pytest.mark.parametrize("who", [0, 1], ids=["first", "second"])
