@@ -4,7 +4,8 @@ A push is a nudge: its rows are applied when it continues exactly where the curs
 dropped when it is old, and otherwise the feed is read.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent.model import RemoteNode, SyncedNode
@@ -95,8 +96,10 @@ class Feed:
         beside one made in the new epoch.
         """
         synced = list(self._state.synced.values())
-        seen = self.seq
-        kept = [node for old in synced if (node := rebased(old, rows.get(old.id), epoch, seen)) is not None]
+        known = self._state.remote
+        restore = Restore(epoch, self.seq, intact_until(known, rows))
+        found = (rebased(old, known.get(old.id), rows.get(old.id), restore) for old in synced)
+        kept = [node for node in found if node is not None]
         self._state.drop_synced([node.id for node in synced])
         self._state.put_synced(kept)
         log.warning("the server was restored from a backup", synced=len(synced), kept=len(kept))
@@ -122,20 +125,58 @@ class Feed:
         return heads.epoch != self._place().epoch or heads.heads.get(self._namespace_id, 0) != self.seq
 
 
-def rebased(old: SyncedNode, row: RemoteNode | None, epoch: int, seen: int) -> SyncedNode | None:
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """A server that came back from a backup: its epoch, and what it holds of what this device knew."""
+
+    epoch: int
+    seen: int
+    """The sequence number up to which this device knew the server."""
+    intact: int
+    """The one up to which the backup certainly holds what this device knew: see `intact_until`."""
+
+
+def intact_until(known: Mapping[str, RemoteNode], rows: Mapping[str, RemoteNode]) -> int:
+    """Return a sequence number up to which the backup holds all that this device knew. Pure.
+
+    A row that is there just as it was known says that all before it is there too. One that is
+    there in an older state says that nothing from it on is: sequence numbers are given out anew,
+    so a change that was made again may look as if it had never been lost.
+    """
+    lost = [n.seq for n in known.values() if (row := rows.get(n.id)) is not None and row.seq < n.seq]
+    first_lost = min(lost, default=None)
+    there = (n.seq for n in known.values() if rows.get(n.id) == n)
+    return max((seq for seq in there if first_lost is None or seq < first_lost), default=0)
+
+
+def rebased(
+    old: SyncedNode, known: RemoteNode | None, row: RemoteNode | None, restore: Restore
+) -> SyncedNode | None:
     """Return what is still agreed on after the server came back from a backup; None: nothing. Pure.
 
-    `seen` is the sequence number up to which this device knew the server: a row beyond it is news
-    from before the backup, to be fetched as ever.
+    `known` is the row as this device knew it, `row` as the server has it now. A node of which
+    nothing was rolled back goes on as ever: what differs is news. With other nodes the content here
+    goes on top of an older one, or becomes a copy where it is not certain that the other is older:
+    a node that was changed since has a new sequence number, whatever its content.
     """
-    if row is None or row.deleted or row.kind is not old.kind:
+    if row is None or row.kind is not old.kind:
         return None
-    if row.version_id == old.version_id and row.content_hash == old.content_hash:
-        return replace(old, parent_id=row.parent_id, name=row.name)
-    if row.epoch >= epoch:
-        return None
-    if row.seq > seen:
+    if known is not None and (known == row or known.seq <= restore.intact):
         return old
+    if not row.deleted and _holds_the_same(row, old):
+        return replace(old, parent_id=row.parent_id, name=row.name)
+    return _base(old, known, row, restore)
+
+
+def _base(old: SyncedNode, known: RemoteNode | None, row: RemoteNode, restore: Restore) -> SyncedNode | None:
+    """Return on top of what the content here goes; `old` when it is to be replaced, None when neither."""
+    if row.deleted or row.epoch >= restore.epoch or known is None:
+        return None
+    if not _holds_the_same(known, old):
+        # What was known had not been fetched yet.
+        return old if _holds_the_same(row, known) else None
+    if row.seq > restore.seen:
+        return None
     return replace(
         old,
         parent_id=row.parent_id,
@@ -145,3 +186,9 @@ def rebased(old: SyncedNode, row: RemoteNode | None, epoch: int, seen: int) -> S
         size=row.size,
         symlink_target=row.symlink_target,
     )
+
+
+def _holds_the_same(row: RemoteNode, other: RemoteNode | SyncedNode) -> bool:
+    return (row.version_id, row.content_hash, row.symlink_target) == (
+        other.version_id, other.content_hash, other.symlink_target,
+    )  # fmt: skip

@@ -2,36 +2,84 @@
 
 from dataclasses import replace
 
-from agent.feed import rebased
+from agent.feed import Restore, intact_until, rebased
 from agent.model import FileStat, Kind, RemoteNode, SyncedNode
 
 OLD, NEW, SEEN = 1, 2, 10
 STAT = FileStat(1, 2, 3, 4, 5, 0o644)
 AGREED = SyncedNode("n", "root", "file", Kind.FILE, "v5", "5" * 64, stat=STAT, epoch=OLD)
 ROW = RemoteNode("n", "root", "file", Kind.FILE, 3, version_id="v2", content_hash="2" * 64, epoch=OLD)
+KNOWN = replace(ROW, seq=8, version_id="v5", content_hash="5" * 64)
+NEXT = replace(ROW, version_id="v6", content_hash="6" * 64)
+LINK = RemoteNode("l", "root", "link", Kind.SYMLINK, 8, symlink_target="new", epoch=OLD)
+
+
+def after(
+    row: RemoteNode | None,
+    known: RemoteNode | None = KNOWN,
+    *,
+    old: SyncedNode = AGREED,
+    intact: int = 5,
+) -> SyncedNode | None:
+    return rebased(old, known, row, Restore(NEW, SEEN, intact))
 
 
 def test_a_node_that_is_absent_or_deleted_there_is_looked_at_as_new() -> None:
-    assert rebased(AGREED, None, NEW, SEEN) is None
-    assert rebased(AGREED, replace(ROW, deleted=True), NEW, SEEN) is None
+    assert after(None) is None
+    assert after(None, intact=SEEN) is None
+    assert after(replace(ROW, deleted=True)) is None
 
 
 def test_the_version_that_both_have_stays_agreed_on_where_the_server_has_it() -> None:
-    row = replace(ROW, version_id="v5", content_hash="5" * 64, name="moved")
-    assert rebased(AGREED, row, NEW, SEEN) == replace(AGREED, name="moved")
+    assert after(replace(KNOWN, seq=3, name="moved")) == replace(AGREED, name="moved")
 
 
 def test_local_content_goes_on_top_of_an_older_version() -> None:
     """The older version becomes the base, so the disk shows as edited and is sent."""
-    base = rebased(AGREED, ROW, NEW, SEEN)
+    base = after(ROW)
     assert base is not None
     assert (base.version_id, base.content_hash, base.stat) == ("v2", "2" * 64, STAT)
 
 
+def test_a_link_that_was_changed_since_the_backup_is_changed_again() -> None:
+    agreed = SyncedNode("l", "root", "link", Kind.SYMLINK, symlink_target="new", stat=STAT, epoch=OLD)
+    row = replace(LINK, seq=3, symlink_target="old")
+    assert after(row, LINK, old=agreed) == replace(agreed, symlink_target="old")
+
+
 def test_beside_a_version_of_the_new_epoch_local_content_becomes_a_copy() -> None:
-    assert rebased(AGREED, replace(ROW, epoch=NEW, seq=11), NEW, SEEN) is None
+    assert after(replace(ROW, epoch=NEW, seq=11)) is None
 
 
-def test_a_version_from_before_the_backup_that_was_not_fetched_yet_is_fetched() -> None:
-    row = replace(ROW, seq=SEEN + 1, version_id="v6", content_hash="6" * 64)
-    assert rebased(AGREED, row, NEW, SEEN) == AGREED
+def test_beside_an_older_version_that_was_moved_since_local_content_becomes_a_copy() -> None:
+    """By its sequence number it could be a newer one: to fetch it would lose the content here."""
+    assert after(replace(ROW, name="moved", seq=SEEN + 1)) is None
+
+
+def test_what_the_backup_holds_as_it_was_known_goes_on_as_ever() -> None:
+    """News from before the backup, or from after it, is fetched, followed, or deleted here."""
+    news = replace(NEXT, seq=SEEN + 1)
+    for row in (news, replace(news, epoch=NEW), replace(KNOWN, seq=11, name="moved"), KNOWN):
+        assert after(row, intact=8) == AGREED
+    assert after(replace(KNOWN, seq=11, deleted=True), intact=8) == AGREED
+
+
+def test_a_version_that_was_known_and_not_fetched_yet_is_fetched() -> None:
+    """The content here is older than what the server has: it must not go on top of it."""
+    unfetched = replace(NEXT, seq=8)
+    assert after(unfetched, unfetched) == AGREED
+    assert after(replace(unfetched, seq=11, name="moved"), unfetched) == AGREED
+    assert after(ROW, unfetched) is None
+
+
+def test_a_row_as_it_was_known_says_that_all_before_it_is_there() -> None:
+    other = replace(ROW, id="m", seq=6)
+    assert intact_until({"n": KNOWN, "m": other}, {"n": KNOWN, "m": other}) == 8
+    assert intact_until({"n": KNOWN, "m": other}, {"n": ROW, "m": other}) == 6
+    assert intact_until({"n": KNOWN, "m": other}, {"m": other}) == 6
+    assert intact_until({"n": KNOWN}, {"n": ROW}) == 0
+
+
+def test_a_change_that_was_made_again_does_not_hide_that_an_earlier_one_is_lost() -> None:
+    again = replace(ROW, id="m", seq=9, name="moved")
+    assert intact_until({"n": KNOWN, "m": again}, {"n": ROW, "m": again}) == 0

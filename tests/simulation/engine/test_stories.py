@@ -1,0 +1,112 @@
+"""Stories of whole agents whose course matters, each told once."""
+
+import copy
+from collections.abc import Awaitable, Callable
+from unittest.mock import patch
+
+import pytest
+
+from agent.disk import BlockedError, Disk
+from agent.model import LocalKind
+from tests.simulation.engine.play import quiet
+from tests.simulation.engine.world import DeviceKind, World, simulate
+
+
+def tell(story: Callable[[World], Awaitable[None]]) -> None:
+    quiet()
+    simulate((DeviceKind(), DeviceKind()), 1, story)
+
+
+async def _end(world: World) -> dict[str, str]:
+    await world.settle()
+    world.check()
+    return world.tree()
+
+
+def _back_up(world: World) -> None:
+    world.backup = copy.deepcopy(world.server.space)
+
+
+# The server comes back from a backup ---------------------------------------------------------------
+
+
+def test_an_edit_after_the_backup_outlives_a_move_of_the_older_file_after_the_restore() -> None:
+    """B alone has the edit. By its sequence number the older version, moved since, looks like a newer one."""
+
+    async def story(world: World) -> None:
+        one, other = world.users
+        one.create("f")
+        await world.settle()
+        _back_up(world)
+        other.edit("f")
+        await world.sync(world.devices[1])
+        world.restore_backup()
+        one.create("n")
+        await world.sync(world.devices[0])
+        one.move("f", "g")
+        await world.sync(world.devices[0])
+        assert len(await _end(world)) == 3
+
+    tell(story)
+
+
+def test_a_link_changed_after_the_backup_is_not_changed_back() -> None:
+    async def story(world: World) -> None:
+        world.users[0].create("l", kind=LocalKind.SYMLINK)
+        world.users[0].create("z")
+        await world.settle()
+        _back_up(world)
+        world.users[1].edit("l")
+        now = world.told(world.devices[1])["l"]
+        await world.sync(world.devices[1])
+        world.restore_backup()
+        await world.sync(world.devices[1])
+        tree = await _end(world)
+        assert set(tree) == {"l", "z"}
+        assert tree["l"] == now
+
+    tell(story)
+
+
+def test_what_happened_before_the_backup_happens_on_a_device_that_was_away() -> None:
+    """A renamed and a deleted file: its return brings neither the old name nor the file back."""
+
+    async def story(world: World) -> None:
+        one = world.users[0]
+        for path in ("f", "h", "z"):
+            one.create(path)
+        await world.settle()
+        one.move("f", "g")
+        one.delete("h")
+        await world.sync(world.devices[0])
+        _back_up(world)
+        one.create("n")
+        await world.sync(world.devices[0])
+        world.restore_backup()
+        await world.sync(world.devices[1])
+        assert set(await _end(world)) == {"g", "n", "z"}
+
+    tell(story)
+
+
+# The disk does not answer --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["lstat", "stands"])
+def test_a_path_that_cannot_be_looked_at_does_not_end_the_run(call: str) -> None:
+    """Not after it was sent, nor before it is deleted: it is a problem of that path."""
+
+    async def story(world: World) -> None:
+        user, device = world.users[0], world.devices[0]
+        user.create("old")
+        await world.settle()
+        user.create("new")
+        user.delete("old")
+        with patch.object(Disk, call, side_effect=BlockedError("No answer", path="?")):
+            report = await world.sync(device)
+        assert report is not None
+        path = "new" if call == "lstat" else "old"
+        assert [(p.path, p.code) for p in report.problems] == [(path, "io_error")]
+        assert set(await _end(world)) == {"new"}
+
+    tell(story)
