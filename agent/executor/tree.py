@@ -16,6 +16,7 @@ from agent.actions import (
     RotateRemote,
     SetRemote,
 )
+from agent.disk import DiskError
 from agent.executor.work import Work, agreed, chunks, row_of, within_64_bits
 from agent.model import Kind, LocalEntry, RemoteNode
 from libs.contracts.errors import InvalidRequestError
@@ -204,10 +205,13 @@ class TreeChanges:
         """Tell the server what was deleted here, having looked once more that it is gone."""
         gone: list[DeleteRemote] = []
         for action in actions:
-            if await self._work.on_disk(self._is_gone, action.path):
-                gone.append(action)
-            else:
-                self._work.look_again(action.path, "reappeared", "Something is there again")
+            try:
+                if await self._work.on_disk(self._is_gone, action.path):
+                    gone.append(action)
+                else:
+                    self._work.look_again(action.path, "reappeared", "Something is there again")
+            except DiskError as error:
+                self._work.disk_failed(action.path, error)
         for group in chunks(gone, MAX_BATCH):
             await self._send([self._deletion(action, seen_seq) for action in group])
 

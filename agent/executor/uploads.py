@@ -112,11 +112,20 @@ class Uploads:
         for action, outcome in zip(actions, upload.items, strict=True):
             if not outcome.ready:
                 self._not_sent(action, outcome)
-            elif await self._work.on_disk(self._unchanged, action.entry):
+            elif await self._is_as_sent(action.entry):
                 items.append(self._item(action, outcome.index))
-            else:
-                self._work.look_again(action.entry.path, "changed", "The file changed while it was sent")
         return items
+
+    async def _is_as_sent(self, entry: LocalEntry) -> bool:
+        """Whether a file is still as it was sent; noted when it is not, or nobody can say."""
+        try:
+            if await self._work.on_disk(self._unchanged, entry):
+                return True
+        except DiskError as error:
+            self._work.disk_failed(entry.path, error)
+        else:
+            self._work.look_again(entry.path, "changed", "The file changed while it was sent")
+        return False
 
     async def _commit_batch(
         self, actions: Sequence[Upload], upload_id: str, items: Sequence[CompleteItem]

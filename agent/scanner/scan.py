@@ -37,8 +37,8 @@ def scan(
     else:
         partial = _Partial(disk, known, walk, ignored)
         candidates = partial.scan(dirty)
-        if walk.linked:
-            candidates = partial.scan(_other_names(known, walk))
+        while others := _other_paths(known, walk) - partial.asked:
+            candidates = partial.scan(others)
     Absence(disk, known, walk, ignored).settle(candidates)
     _read_new_content(disk, known, walk)
     result = walk.result
@@ -47,12 +47,18 @@ def scan(
     return result
 
 
-def _other_names(known: Known, walk: Walk) -> set[str]:
-    """Return the other known names of files that changed: no event tells of a hard link's other names."""
+def _other_paths(known: Known, walk: Walk) -> set[str]:
+    """Return the other known paths of what changed that were not met yet.
+
+    No event tells of a hard link's other names. What was moved is known at its old path until that
+    is looked at, and of two events one may come late: half of an exchange looks like an edit.
+    """
+    if not walk.changed:
+        return set()
     return {
         path
         for path, entry in known.items()
-        if (entry.stat.dev, entry.stat.ino) in walk.linked and path not in walk.result.entries
+        if (entry.stat.dev, entry.stat.ino) in walk.changed and path not in walk.result.entries
     }
 
 
@@ -66,9 +72,12 @@ class _Partial:
         self._ignored = ignored
         self._done: set[str] = set()
         """Paths that were looked at, with everything below them."""
+        self.asked: set[str] = set()
+        """The dirty paths of all scans."""
 
     def scan(self, dirty: set[str]) -> set[str]:
-        """Look at the dirty paths; return the known paths in their scope that were not met."""
+        """Look at the dirty paths; return the known paths in the scope of all so far that were not met."""
+        self.asked |= dirty
         for path in sorted(dirty):
             self._look(path)
         entries = self._walk.result.entries

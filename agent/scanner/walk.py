@@ -25,8 +25,8 @@ class Walk:
         self.to_hash: list[LocalEntry] = []
         self.present: set[str] = set()
         """Paths that are there although they have no entry: ignored, or not to be read."""
-        self.linked: set[tuple[int, int]] = set()
-        """Device and inode of files that changed and have more than one name."""
+        self.changed: set[tuple[int, int]] = set()
+        """Device and inode of what is not as it was known at its path."""
         self._disk = disk
         self._known = known
         self._judge = judge
@@ -132,8 +132,8 @@ class Walk:
             return None
         if loser:
             verdict = Verdict(replace(verdict.entry, trouble=COLLISION))
-        if raw.st_nlink > 1 and not is_folder and verdict.entry is not self._known.get(path):
-            self.linked.add((raw.st_dev, raw.st_ino))
+        if verdict.entry is not self._known.get(path):
+            self.changed.add((raw.st_dev, raw.st_ino))
         self._keep(verdict)
         return path if is_folder and verdict.entry.trouble is None else None
 

@@ -229,6 +229,41 @@ def test_a_file_that_changes_while_it_is_read_gets_no_hash(disk: Disk, root: Pat
     assert not found.gone
 
 
+# What events do not tell -------------------------------------------------------------------------
+
+
+def test_half_of_an_exchange_is_seen_as_a_whole(disk: Disk, root: Path) -> None:
+    """The event for the other places may come late: until then it would look like edits."""
+    for name in "abc":
+        write(root / name, name)
+    known = look(disk, {}).entries
+    (root / "a").rename(root / "aside")
+    (root / "b").rename(root / "a")
+    (root / "c").rename(root / "b")
+    (root / "aside").rename(root / "c")
+    found = look(disk, known, {"a"})
+    assert {path: entry.stat.ino for path, entry in found.entries.items()} == {
+        "a": known["b"].stat.ino, "b": known["c"].stat.ino, "c": known["a"].stat.ino,
+    }  # fmt: skip
+
+
+def test_a_folder_that_is_seen_at_its_new_path_is_gone_from_the_old_one(disk: Disk, root: Path) -> None:
+    write(root / "d/e/f")
+    known = look(disk, {}).entries
+    (root / "d").rename(root / "new")
+    found = look(disk, known, {"new"})
+    assert set(found.entries) == {"new", "new/e", "new/e/f"}
+    assert found.gone == {"d", "d/e", "d/e/f"}
+
+
+def test_a_write_through_one_name_of_a_file_is_seen_at_its_other_names(disk: Disk, root: Path) -> None:
+    write(root / "a")
+    os.link(root / "a", root / "b")
+    known = look(disk, {}).entries
+    write(root / "a", "more")
+    assert set(look(disk, known, {"a"}).entries) == {"a", "b"}
+
+
 # What is gone ------------------------------------------------------------------------------------
 
 
