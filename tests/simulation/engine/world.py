@@ -343,8 +343,7 @@ class World:
             if all(path.isascii() for path in device.disk.entries):
                 assert not device.problems, f"{device.name}: {device.reports[-1].problems}"
         self._check_contents()
-        if all(device.machine.exchanges for device in self.devices):
-            # Elsewhere a file has two names for an instant, and a crash may leave both.
+        if self._rename_at_once():
             self._check_names()
         self._check_server()
 
@@ -375,17 +374,21 @@ class World:
             self.text(n.content_hash or "") if n.kind is Kind.FILE else n.symlink_target or "" for n in nodes
         ]
 
+    def _rename_at_once(self) -> bool:
+        """Whether no file ever has two names for an instant, in which a crash or a user may meet both."""
+        return all(device.machine.exchanges for device in self.devices)
+
     def _check_contents(self) -> None:
         ledger, live = self.ledger, self.live_contents()
         kept = set(live).union(*(d.disk.contents_below("") for d in self.devices))
         lost = ledger.written - ledger.destroyed - kept
         assert not lost, f"lost: {sorted(lost)}"
         assert set(live) <= ledger.written, f"invented: {sorted(set(live) - ledger.written)}"
+        if not self._rename_at_once():
+            return
         unrecorded: set[str] = set().union(*(d.unrecorded for d in self.devices))
         doubled = {c for c in live if live.count(c) > 1 and not c.startswith(SHARED)}
         doubled -= ledger.copied | unrecorded
-        if not all(device.machine.exchanges for device in self.devices):
-            doubled = set()  # both names of a file may be met
         assert not doubled, f"doubled: {sorted(doubled)}"
         back = {c for c in ledger.destroyed & set(live) if not c.startswith(SHARED)}
         back = {c for c in back if ledger.origin(c) not in ledger.free} - ledger.copied - unrecorded
