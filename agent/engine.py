@@ -17,6 +17,7 @@ from agent.feed import Feed
 from agent.guard import (
     Deletions,
     Halt,
+    deletions_by_node,
     deletions_of,
     disk_full_halt,
     emptied_halt,
@@ -48,21 +49,30 @@ _OFFLINE = Backoff(0.5, 30.0)
 
 
 class _Recent:
-    """Deletions of the last minutes: one plan's part of a mass deletion may look small."""
+    """Deletions of the last minutes: one plan's part of a mass deletion may look small.
+
+    A node counts once, however often its deletion was planned: a server that is away, or a file
+    in use, has the same plan made again and again.
+    """
 
     def __init__(self) -> None:
-        self._noted: list[tuple[float, Deletions]] = []
+        self._noted: dict[str, tuple[float, Deletions]] = {}
 
-    def note(self, deleted: Deletions) -> None:
+    def note(self, actions: Iterable[Action]) -> None:
         """Remember what a plan deletes."""
-        if deleted != Deletions():
-            self._noted.append((clock.now(), deleted))
-
-    def sum(self) -> Deletions:
-        """Return what was deleted within the window, which begins anew when the clock is set back."""
         now = clock.now()
-        self._noted = [(min(at, now), item) for at, item in self._noted if at > now - _WINDOW_SECONDS]
-        return sum((deleted for _, deleted in self._noted), Deletions())
+        self._noted.update({key: (now, deleted) for key, deleted in deletions_by_node(actions).items()})
+
+    def besides(self, actions: Iterable[Action]) -> Deletions:
+        """Return what other than these was deleted within the window.
+
+        That begins anew when the clock is set back.
+        """
+        now, planned = clock.now(), deletions_by_node(actions)
+        self._noted = {
+            key: (min(at, now), item) for key, (at, item) in self._noted.items() if at > now - _WINDOW_SECONDS
+        }
+        return sum((item for key, (_, item) in self._noted.items() if key not in planned), Deletions())
 
 
 class HaltedError(Exception):
@@ -331,17 +341,16 @@ class Engine:
         return waiting(self._state) | self.executor.in_flight
 
     def _guard(self, found: Plan) -> None:
-        planned = deletions_of(found.actions)
         halt = mass_deletion_halt(
-            planned,
-            recent=self._recent.sum(),
+            deletions_of(found.actions),
+            recent=self._recent.besides(found.actions),
             files=synced_files(self._state),
             allowed=self._allow_mass_delete,
         ) or self._disk_full(found.actions)
         if halt is not None:
             raise HaltedError(halt)
         if not self._allow_mass_delete:
-            self._recent.note(planned)
+            self._recent.note(found.actions)
 
     def _disk_full(self, actions: Iterable[Action]) -> Halt | None:
         downloads = [action for action in actions if isinstance(action, Download)]

@@ -63,15 +63,20 @@ class Deletions:
         return Deletions(self.here + other.here, self.there + other.there)
 
 
-def deletions_of(actions: Iterable[Action]) -> Deletions:
-    """Return how many files a plan deletes, folders expanded."""
-    here = there = 0
+def deletions_by_node(actions: Iterable[Action]) -> dict[str, Deletions]:
+    """Return how many files a plan deletes with each node, folders expanded."""
+    found: dict[str, Deletions] = {}
     for action in actions:
         if isinstance(action, RemoveLocal) and action.synced.kind is not Kind.FOLDER:
-            here += 1
+            found[action.synced.id] = Deletions(here=1)
         elif isinstance(action, DeleteRemote):
-            there += action.files
-    return Deletions(here, there)
+            found[action.node.id] = Deletions(there=action.files)
+    return found
+
+
+def deletions_of(actions: Iterable[Action]) -> Deletions:
+    """Return how many files a plan deletes, folders expanded."""
+    return sum(deletions_by_node(actions).values(), Deletions())
 
 
 def mass_deletion_halt(planned: Deletions, *, recent: Deletions, files: int, allowed: bool) -> Halt | None:

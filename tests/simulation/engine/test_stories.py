@@ -1,15 +1,19 @@
 """Stories of whole agents whose course matters, each told once."""
 
+import asyncio
 import copy
 from collections.abc import Awaitable, Callable
 from unittest.mock import patch
 
 import pytest
 
+from agent import app
 from agent.disk import BlockedError, Disk
 from agent.model import LocalKind
+from agent.transfer import Transfer
+from libs.contracts.errors import UnavailableError
 from tests.simulation.engine.play import quiet
-from tests.simulation.engine.world import DeviceKind, World, simulate
+from tests.simulation.engine.world import DeviceKind, World, agent_context, simulate
 
 
 def tell(story: Callable[[World], Awaitable[None]]) -> None:
@@ -108,5 +112,31 @@ def test_a_path_that_cannot_be_looked_at_does_not_end_the_run(call: str) -> None
         path = "new" if call == "lstat" else "old"
         assert [(p.path, p.code) for p in report.problems] == [(path, "io_error")]
         assert set(await _end(world)) == {"new"}
+
+    tell(story)
+
+
+# The guard of many deletions -----------------------------------------------------------------------
+
+
+def test_deletions_that_are_planned_again_and_again_are_no_mass_deletion() -> None:
+    """The store is away for a minute: each new try has the same few deletions in its plan."""
+
+    async def story(world: World) -> None:
+        user, device = world.users[0], world.devices[0]
+        for number in range(90):
+            user.create(f"f{number}")
+        await world.settle()
+        for number in range(30):
+            user.delete(f"f{number}")
+            user.create(f"n{number}")
+        running = app.run_agent(device.settings, device.disk.root, allow_mass_delete=False)
+        task = world.loop.create_task(running, context=agent_context(device.machine))
+        with patch.object(Transfer, "upload_small", side_effect=UnavailableError("The store is away")):
+            await asyncio.sleep(60)
+        await asyncio.sleep(60)
+        task.cancel()
+        await asyncio.wait([task])
+        assert len(await _end(world)) == 90
 
     tell(story)

@@ -138,7 +138,7 @@ class World:
 
     async def sync(self, device: Device) -> SyncReport | None:
         """Run `lockstep sync` once; None: the device died, or the run failed as a program."""
-        task = self.loop.create_task(self._run(device), context=_context(device.machine))
+        task = self.loop.create_task(self._run(device), context=agent_context(device.machine))
         try:
             report = await task
         except BaseException as error:
@@ -161,7 +161,7 @@ class World:
         device.hints, device.pushes = asyncio.Queue(), asyncio.Queue()
         task = self.loop.create_task(
             app.run_agent(device.settings, device.disk.root, allow_mass_delete=True),
-            context=_context(device.machine),
+            context=agent_context(device.machine),
         )
         try:
             await task
@@ -444,7 +444,8 @@ def moved_anything(report: SyncReport) -> bool:
     return any(counts)
 
 
-def _context(machine: Machine) -> contextvars.Context:
+def agent_context(machine: Machine) -> contextvars.Context:
+    """Return the context in which a task is the agent of this machine."""
     context = contextvars.copy_context()
     context.run(CURRENT.set, machine)
     return context
