@@ -85,9 +85,15 @@ class Feed:
         with self._state.transaction():
             if restored:
                 self._rebase(rows, page.epoch)
+            newer = [] if restored else self._beyond(Cursor.decode(cursor))
             self._state.keep_remote(set())
-            self._state.put_remote(rows.values())
+            self._state.put_remote([*rows.values(), *newer])
             self._state.put(CURSOR, cursor)
+
+    def _beyond(self, read: Cursor) -> list[RemoteNode]:
+        """Return what is known by results of our own that came after the listing was read."""
+        seq = read.seqs.get(self._namespace_id, 0)
+        return [node for node in self._state.remote.values() if node.seq > seq]
 
     def _rebase(self, rows: dict[str, RemoteNode], epoch: int) -> None:
         """The server was restored from a backup: being absent there means nothing.

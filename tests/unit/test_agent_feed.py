@@ -1,9 +1,14 @@
-"""What is still agreed on after the server came back from a backup."""
+"""What is known after a full listing, and still agreed on when the server came back from a backup."""
 
 from dataclasses import replace
+from pathlib import Path
 
-from agent.feed import Restore, intact_until, rebased
+from agent.feed import Feed, Restore, intact_until, rebased
 from agent.model import FileStat, Kind, RemoteNode, SyncedNode
+from agent.state import State
+from libs.contracts.api import SyncPage
+from libs.contracts.cursor import Cursor
+from libs.contracts.errors import GoneError
 
 OLD, NEW, SEEN = 1, 2, 10
 STAT = FileStat(1, 2, 3, 4, 5, 0o644)
@@ -83,3 +88,31 @@ def test_a_row_as_it_was_known_says_that_all_before_it_is_there() -> None:
 def test_a_change_that_was_made_again_does_not_hide_that_an_earlier_one_is_lost() -> None:
     again = replace(ROW, id="m", seq=9, name="moved")
     assert intact_until({"n": KNOWN, "m": again}, {"n": ROW, "m": again}) == 0
+
+
+# Listings ------------------------------------------------------------------------------------------
+
+
+class _Server:
+    """Lists nothing; meanwhile a transfer of this device is committed and recorded."""
+
+    def __init__(self, state: State, committed: RemoteNode) -> None:
+        self._state = state
+        self._committed = committed
+
+    async def sync(self, cursor: str | None) -> SyncPage:
+        if cursor is not None:
+            raise GoneError("Too old", code="cursor_expired", epoch=OLD)
+        self._state.put_remote([self._committed])
+        return SyncPage(items=[], cursor=Cursor(OLD, {"root": SEEN}).encode(), has_more=False, epoch=OLD)
+
+
+async def test_what_was_committed_while_a_listing_was_read_stays_known(tmp_path: Path) -> None:
+    """It would look deleted, and leave the disk until the next look at the feed."""
+    state = State(tmp_path / "state.db")
+    state.put("cursor", Cursor(OLD, {"root": 1}).encode())
+    state.put_remote([replace(ROW, id="purged", seq=1)])
+    committed = replace(ROW, seq=SEEN + 1)
+    await Feed(state, _Server(state, committed), "root").pull()  # type: ignore[arg-type]
+    assert state.remote == {"n": committed}
+    state.close()
