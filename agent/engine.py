@@ -397,7 +397,8 @@ class Engine:
             if self._is_changing():
                 await asyncio.sleep(max(0.05, recheck_in))
             self.observer.recheck()
-        return bool(self.observer.dirty) or await self.feed.pull()
+        self.observer.read_rules()  # new ones may have come from the server
+        return self.observer.full or bool(self.observer.dirty) or await self.feed.pull()
 
     def _is_changing(self) -> bool:
         return any(trouble.code == "changing" for trouble in self.troubles.values())

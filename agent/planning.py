@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from agent import clock
-from agent.actions import Plan
+from agent.actions import Forget, Plan
 from agent.disk import Disk
 from agent.identity import identify
+from agent.merge import Merge, Standing, Trees
 from agent.model import Kind, RemoteNode, SyncedNode, Trouble
 from agent.narrowing import Narrowing, Observed
 from agent.observer import Observer
@@ -35,7 +36,30 @@ class Planning:
         state, observer = self._state, self._observer
         seen = Observed(state.local, state.remote, state.synced, observer.opaque, observer.rules)
         trees = self._narrowing.trees(seen)
+        moved_out = self._moved_out(trees)
+        if moved_out:
+            return Plan(tuple(map(Forget, moved_out)))
         return plan(trees, Rules(self._device, clock.today(), self._fold), suspended)
+
+    def _moved_out(self, trees: Trees) -> list[str]:
+        """Return nodes that the server has moved from where the rules ignore them to where they do not.
+
+        What is here at the ignored place is left alone, so they come anew. What was below a folder
+        goes with it and before it: remembered without its folder it would look deleted here.
+        """
+        if not any(_is_moved(trees, key) for key in trees.held):
+            return []
+        then = self._observer.held((trees.synced,), self._root_id)
+        there = self._observer.held((trees.remote,), self._root_id)
+        merge = Merge(trees)
+        moved: dict[str, None] = {}
+        for key in then:
+            if key in trees.local.nodes or key in trees.local.held:
+                continue
+            out = key not in there and merge.standing(key) is Standing.LIVE
+            if out or trees.synced[key].parent_id in moved:
+                moved[key] = None
+        return list(reversed(moved))
 
     def forget_absent(self) -> int:
         """Forget what is not on the disk, so that its absence is no deletion; return how many nodes.
@@ -58,6 +82,14 @@ class Planning:
         """Return the form in which the disk compares names."""
         key = name_key(name)
         return key.casefold() if self._disk.folds_names else key
+
+
+def _is_moved(trees: Trees, key: str) -> bool:
+    """Whether the server has a node elsewhere than where both sides had it."""
+    synced, remote = trees.synced.get(key), trees.remote.get(key)
+    if synced is None or remote is None:
+        return False
+    return (remote.parent_id, remote.name) != (synced.parent_id, synced.name)
 
 
 def misnamed(remote: Mapping[str, RemoteNode]) -> dict[str, Trouble]:

@@ -93,6 +93,60 @@ def test_what_happened_before_the_backup_happens_on_a_device_that_was_away() -> 
     tell(story)
 
 
+# Ignore rules --------------------------------------------------------------------------------------
+
+
+def _rule(world: World, who: int, rules: str) -> None:
+    (world.devices[who].disk.root / ".lockstepignore").write_text(rules)
+
+
+def test_what_the_server_moves_out_of_an_ignored_place_comes_here() -> None:
+    """What is here at the ignored place stays; when the rule goes it is something new."""
+
+    async def story(world: World) -> None:
+        one = world.users[0]
+        one.mkdir("logs")
+        one.mkdir("logs/deep")
+        one.create("logs/deep/f")
+        one.create("a.log")
+        await world.settle()
+        _rule(world, 1, "logs/\n*.log\n.lockstepignore\n")
+        other = world.devices[1]
+        await world.sync(other)
+        one.move("logs", "notes")
+        one.move("a.log", "a.txt")
+        one.edit("notes/deep/f")
+        await world.sync(world.devices[0])
+        report = await world.sync(other)
+        assert report is not None
+        assert report.in_step
+        here, there = world.told(other), world.tree()
+        assert {path: here[path] for path in there} == there
+        assert {"logs/deep/f", "a.log"} < set(here)
+        _rule(world, 1, ".lockstepignore\n")
+        await world.sync(other)
+        assert {"logs/deep/f", "a.log", "notes/deep/f", "a.txt"} < set(world.tree())
+
+    tell(story)
+
+
+def test_rules_that_come_from_the_server_count_in_the_run_that_fetches_them() -> None:
+    async def story(world: World) -> None:
+        one, other = world.devices
+        _rule(world, 0, "*.log\n")
+        await world.sync(one)
+        await world.sync(other)
+        world.users[1].create("b.log")
+        await world.sync(other)
+        assert "b.log" not in world.tree()
+        _rule(world, 0, "# none\n")
+        await world.sync(one)
+        await world.sync(other)
+        assert "b.log" in world.tree()
+
+    tell(story)
+
+
 # The disk does not answer --------------------------------------------------------------------------
 
 
