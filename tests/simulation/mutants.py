@@ -67,7 +67,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "agent/executor/uploads.py",
         "        results = await self._work.api.complete_upload_batch(upload_id, items)",
         "        self._work.state.put_synced(\n"
-        "            [agreed(a.node, a.entry) for a in actions if a.node is not None]\n"
+        "            [\n"
+        "                replace(agreed(a.node, a.entry), content_hash=a.entry.content_hash)\n"
+        "                for a in actions if a.node is not None\n"
+        "            ]\n"
         "        )\n"
         "        results = await self._work.api.complete_upload_batch(upload_id, items)",
     ),
