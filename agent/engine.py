@@ -460,11 +460,18 @@ class Engine:
         self._tell("working" if busy else "in_step")
 
     def _until_next(self) -> float:
-        """Return the seconds until something is to be looked at without a hint."""
+        """Return the seconds until something is to be looked at without a hint.
+
+        What is due already was looked at just now; it may have to wait for a large transfer, whose
+        end is a hint.
+        """
         if self.executor.paused:
             return _LONGEST_WAIT
-        waits = [self.observer.recheck_in, *(problem.wait for problem in self._state.problems.values())]
-        return max(0.05, min((wait for wait in waits if wait is not None), default=_LONGEST_WAIT))
+        waits = [problem.wait for problem in self._state.problems.values()]
+        if self.executor.in_flight:
+            waits = [wait for wait in waits if wait != 0]
+        due = [wait for wait in (self.observer.recheck_in, *waits) if wait is not None]
+        return max(0.05, min(due, default=_LONGEST_WAIT))
 
     def _on_timer(self) -> None:
         if self.observer.recheck_in == 0:

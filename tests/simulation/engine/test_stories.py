@@ -3,17 +3,26 @@
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Final
 from unittest.mock import patch
 
 import pytest
 
 from agent import app
+from agent.actions import Plan
 from agent.disk import BlockedError, Disk
+from agent.executor.uploads import Uploads
 from agent.model import LocalKind
+from agent.planning import Planning
 from agent.transfer import Transfer
 from libs.contracts.errors import UnavailableError
+from tests.simulation.engine.folder import bytes_of
 from tests.simulation.engine.play import quiet
 from tests.simulation.engine.world import DeviceKind, World, agent_context, simulate
+
+SMALL: Final = 64
+"""Bytes up to which a file travels with others in the simulation."""
 
 
 def tell(story: Callable[[World], Awaitable[None]]) -> None:
@@ -168,6 +177,44 @@ def test_a_path_that_cannot_be_looked_at_does_not_end_the_run(call: str) -> None
         assert set(await _end(world)) == {"new"}
 
     tell(story)
+
+
+# Large transfers beside the loop -------------------------------------------------------------------
+
+
+def test_a_problem_that_is_due_makes_no_busy_loop_while_large_files_travel() -> None:
+    """Two travel, a third waits for its turn; what failed before has nothing to do any more."""
+    plans: list[float] = []
+
+    async def story(world: World) -> None:
+        def counted(planning: Planning, suspended: frozenset[str]) -> Plan:
+            plans.append(world.loop.time())
+            return plan(planning, suspended)
+
+        user, device = world.users[0], world.devices[0]
+        for number in range(3):
+            user.create(f"f{number}", _large(number))
+        plan = Planning.plan
+        with (
+            patch.object(Uploads, "send_large", lambda *_: asyncio.sleep(600)),
+            patch.object(Planning, "plan", counted),
+        ):
+            task = world.loop.create_task(world.agent(device))
+            await asyncio.sleep(30)
+            assert device.engine is not None
+            assert len(device.engine.executor.in_flight) == 2
+            device.engine.work.problem("gone", "in_use", "It was in use")
+            await asyncio.sleep(100)
+        task.cancel()
+        await asyncio.wait([task])
+        assert len(plans) < 20
+
+    tell(story)
+
+
+def _large(number: int) -> str:
+    """Return a text whose file travels by itself."""
+    return next(text for n in count() if len(bytes_of(text := f"large{number}.{n}")) > SMALL)
 
 
 # The guard of many deletions -----------------------------------------------------------------------
