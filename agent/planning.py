@@ -62,15 +62,19 @@ class Planning:
         return list(reversed(moved))
 
     def forget_absent(self) -> int:
-        """Forget what is not on the disk, so that its absence is no deletion; return how many nodes.
+        """Forget what is not seen on the disk, so that its absence is no deletion; return how many nodes.
 
-        What the rules leave alone, or what cannot be listed, is not seen and stays.
+        Also what the rules leave alone, or what cannot be listed: it may be absent too, and would
+        look deleted as soon as it could be seen. What is there is then bound by its content.
         """
         state = self._state
         tree = identify(state.local, state.synced, self._root_id, self._observer.opaque)
-        kept = {*tree.nodes, *tree.held, *self._observer.held((state.synced, state.remote), self._root_id)}
-        absent = [node_id for node_id in state.synced if node_id not in kept]
-        state.drop_synced(absent)
+        unseen = [path for folder in tree.opaque for path in state.below(folder) if path != folder]
+        with state.transaction():
+            state.drop_local(unseen)
+            seen = {key for key, node in tree.nodes.items() if node.entry.path in state.local}
+            absent = [node_id for node_id in state.synced if node_id not in seen]
+            state.drop_synced(absent)
         return len(absent)
 
     def _held(

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import shutil
 from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Final
@@ -152,6 +153,36 @@ def test_rules_that_come_from_the_server_count_in_the_run_that_fetches_them() ->
         await world.sync(one)
         await world.sync(other)
         assert "b.log" in world.tree()
+
+    tell(story)
+
+
+# A folder that was put back from a backup ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("why", ["ignored", "not listed"])
+def test_what_a_folder_put_back_lacks_is_not_deleted_even_if_it_could_not_be_seen_then(why: str) -> None:
+    """Absence means nothing in that run, nor later, when the rule is gone or the folder is listed."""
+
+    async def story(world: World) -> None:
+        user, device = world.users[0], world.devices[0]
+        root = device.disk.root
+        aside = root.parent / "backup"
+        user.mkdir("d")
+        await world.settle()
+        shutil.copytree(root, aside)
+        user.create("d/x")
+        await world.settle()
+        shutil.rmtree(root)
+        shutil.copytree(aside, root)
+        if why == "ignored":
+            _rule(world, 0, "d/x\n.lockstepignore\n")
+        else:
+            device.disk.entries["d"].hidden = True
+        await world.sync(device)
+        world.reveal()
+        (root / ".lockstepignore").unlink(missing_ok=True)
+        assert set(await _end(world)) == {"d", "d/x"}
 
     tell(story)
 
