@@ -17,6 +17,7 @@ from itertools import islice
 from tests.simulation import history as planner
 from tests.simulation import test_three_trees as trees
 from tests.simulation.engine import crashes, play
+from tests.simulation.engine.machine import EndlessError
 from tests.simulation.engine.scripts import SCRIPTS
 from tests.simulation.three_trees import random_device
 
@@ -67,7 +68,7 @@ def crash_block(name: str, stride: int) -> Found:
             try:
                 cases += crashes.cut_off(SCRIPTS[name], crashes.KINDS[kind], who, stride)
                 cases += crashes.meddle(SCRIPTS[name], crashes.KINDS[kind], who, 2 * stride)
-            except Exception as error:  # noqa: BLE001 - any error at all is the finding
+            except (Exception, EndlessError) as error:  # noqa: BLE001 - any error at all is the finding
                 return Found("crashes", cases, f"{name}, {kind}, device {who}: {error!r} {error.__notes__}")
     return Found("crashes", cases)
 

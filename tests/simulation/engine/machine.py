@@ -42,8 +42,16 @@ NATIVE = ("rename_noreplace", "rename_exchange")
 _READS = os.O_WRONLY | os.O_RDWR | os.O_PATH
 
 
+_MOST = 60_000
+"""Steps of one run, or of a running agent since it was left alone; a few hundred are usual."""
+
+
 class Killed(BaseException):
     """The agent is gone."""
+
+
+class EndlessError(BaseException):
+    """A run does one thing after the other and comes to no end; nothing in the agent may catch this."""
 
 
 @dataclass
@@ -92,6 +100,8 @@ class Machine:
         if self.dead:
             raise Killed
         self.steps += 1
+        if self.steps > _MOST:
+            raise EndlessError(f"{self.name} has done {_MOST} steps; the last ones: {self.log[-40:]}")
         self.log.append(what)
         if self.steps - 1 == self.dies_at:
             self.dead = True

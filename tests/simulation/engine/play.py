@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from libs.contracts.errors import LockstepError
+from tests.simulation.engine.machine import EndlessError
 from tests.simulation.engine.world import Device, DeviceKind, World, meddle_with, simulate
 from tests.simulation.history import NAME_WEIGHTS, NAMES, USER_VERBS, Step
 from tests.simulation.world import User
@@ -342,7 +343,7 @@ def failure(history: History, run: Callable[[History], object] = play) -> str | 
     """Play a history; return what went wrong."""
     try:
         run(history)
-    except Exception as error:  # noqa: BLE001 - any error at all is the finding
+    except (Exception, EndlessError) as error:  # noqa: BLE001 - any error at all is the finding
         return f"{type(error).__name__}: {_told(error)}"
     return None
 
