@@ -193,7 +193,7 @@ async def test_a_call_that_is_safe_to_repeat_is_repeated(
 
 async def test_a_silent_server_counts_as_away(server: ScriptedServer, tmp_path: Path) -> None:
     server.on("GET", "/v1/usage", stalls)
-    async with linked_api(server, tmp_path, request_timeout=0.1, retry_seconds=0.3) as api:
+    async with linked_api(server, tmp_path, request_timeout=0.1, retry_seconds=1.5) as api:
         with pytest.raises(UnavailableError):
             await api.usage()
     assert len(server.seen) > 1
