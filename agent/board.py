@@ -42,10 +42,15 @@ class Board:
         self._halt: Halt | None = None
 
     def tell(self, phase: str, halt: Halt | None = None) -> None:
-        """Note what the agent does from now on, and what the last plan left alone."""
+        """Note what the agent does from now on, and what the last plan left alone.
+
+        A round's last word is always noted: where a path stays out of step for good the phase stays
+        "working", and what was to be done before must not stay with it.
+        """
         turned = phase != self._phase or halt != self._halt or not self._last
         self._phase, self._halt = phase, halt
-        if turned or phase != "working" or self._is_due():
+        at_rest = not self._engine.planned
+        if turned or at_rest or phase != "working" or self._is_due():
             self._note()
 
     def stopped(self) -> None:

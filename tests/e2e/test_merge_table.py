@@ -16,10 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.devices import Account, Device, are_same, new_account
+from tests.support.devices import Account, Device, new_account, wait_until_same
 from tests.support.settling import settle, share
 from tests.support.stack import Stack
-from tests.support.waiting import wait_until
 from tests.unit.test_agent_planner_scenarios import FOLDER, Act, F, Row, Tree, copy_of
 from tests.unit.test_agent_planner_scenarios import ROWS as PLANNER_ROWS
 
@@ -383,17 +382,20 @@ def test_moves_and_deletions_alone_carry_no_bytes(linked: Linked, *, last: bool)
 def test_agents_that_run_while_their_users_act_end_with_one_tree_and_nothing_lost(linked: Linked) -> None:
     """All rows at once on three running agents: who is first is left to chance, the invariants are not.
 
-    A step that makes no sense any more, because another user's step has arrived, is left out.
+    A step that makes no sense any more, because another user's step has arrived, is left out. So are
+    rows with two spellings of one name: a user who makes the second where the first has arrived has
+    both in one folder, which is reported and stays.
     """
     devices = linked()
-    begin(devices, ROWS)
+    rows = [row for row in ROWS if "e\u0301" not in repr(row)]
+    begin(devices, rows)
     with ExitStack() as running:
         for device in devices:
             running.enter_context(device.started())
-        for row in ROWS:
+        for row in rows:
             for device, steps in zip(devices, row.acts, strict=False):
                 for step in steps:
                     with suppress(OSError):
                         act(device, row, [step])
-        wait_until(lambda: are_same(*devices), 60, "three running agents have one tree")
+        wait_until_same(*devices)
     settle(*devices)

@@ -239,6 +239,18 @@ def are_same(*devices: Device) -> bool:
     return not any(differences(first, other) for other in others)
 
 
+def wait_until_same(*devices: Device, seconds: float = 60) -> None:
+    """Return when the folders of running agents are equal; say what differs, and why, when time is up."""
+    try:
+        wait_until(lambda: are_same(*devices), seconds, "the running agents have one tree")
+    except TimeoutError:
+        first, *others = devices
+        said = [str(device.run("status", expect=None)) for device in devices]
+        for other in others:
+            here, there = tree_of(first.folder), tree_of(other.folder)
+            check_same(here, there, f"{first.name} and {other.name}, of which {said}")
+
+
 def moved(report: dict[str, Any]) -> bool:
     """Whether a run did anything."""
     keys = ("uploaded_files", "downloaded_files", "conflicts", "deleted", "moved")

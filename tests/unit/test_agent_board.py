@@ -82,7 +82,8 @@ def test_the_same_is_not_noted_again_and_again(clock: _Clock) -> None:
 
 def test_progress_is_noted_once_a_second(clock: _Clock) -> None:
     state, moved = _Noted(Path("none"), copy=True), [0]
-    made = Board(state, cast("Engine", _Engine()), lambda: Progress("syncing", bytes_done=moved[0]))
+    engine = _Engine(planned=(Forget("n"),))
+    made = Board(state, cast("Engine", engine), lambda: Progress("syncing", bytes_done=moved[0]))
     made.tell("working")
     for _ in range(1000):
         moved[0] += 1
@@ -107,3 +108,15 @@ def test_what_waits_is_counted_and_the_first_of_it_named(clock: _Clock) -> None:
     assert (said["to_do"], len(said["waiting"]), said["waiting"][0]) == (152, 100, ["000", "upload"])
     assert said["transfers"] == ["big", "caf\ufffd"]
     assert said["troubles"] == [["x", "locked", "why"]]
+
+
+def test_the_last_word_of_a_round_is_noted_though_the_phase_stays(tmp_path: Path, clock: _Clock) -> None:
+    """A path that stays out of step keeps the phase at "working"; what was to be done must not stay too."""
+    engine = _Engine(planned=(Forget("n"),))
+    state = State(tmp_path / "state.db")
+    told = Board(state, cast("Engine", engine), lambda: Progress("syncing"))
+    told.tell("working")
+    engine.planned = ()
+    told.tell("working")
+    assert json.loads(state.get(PHASE) or "{}")["to_do"] == 0
+    state.close()
