@@ -35,7 +35,7 @@ class Network:
     down: bool = False
     trace: list[str] = field(default_factory=list)
     on_lost: Callable[[str], None] = lambda _device: None
-    """Told of a device that is not told what was done."""
+    """Told of a device that is not told what was done, or what becomes of a commit under way."""
 
     async def travel(self) -> None:
         await asyncio.sleep(self.rng.random() * self.delay)
@@ -47,8 +47,10 @@ class Network:
         """Carry a request to the server and its answer back."""
         await self.travel()
         if self.down or (self.strikes() and self.rng.random() < _BROKEN):
+            self.on_lost(request.device)
             raise _refused()
         if self.strikes() and self.rng.random() < _BROKEN:
+            self.on_lost(request.device)
             return Answer(503, b"{}", {"Retry-After": "1"})
         answer = self.server.answer(request)
         self.trace.append(f"{request.device} {request.method} {request.path} {answer.status}")
