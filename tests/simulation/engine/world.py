@@ -215,6 +215,8 @@ class World:
         """What was under way may be done, or not: the device does not know."""
         device.unrecorded.update(self.live_contents())
         device.unrecorded.update(device.disk.contents_below(""))
+        pending = [session for session in self.server.sessions.values() if session.pending]
+        device.unrecorded.update(self.text(e.content_hash) for session in pending for e in session.entries)
 
     def _lost(self, name: str) -> None:
         for device in self.devices:
