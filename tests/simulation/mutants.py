@@ -97,11 +97,6 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "seen_seq=seen_seq)\n\n        def record",
         "seen_seq=2**60)\n\n        def record",
     ),
-    "an unreadable entry is taken for a deleted one": Mutant(
-        "agent/scanner/walk.py",
-        "        self.result.opaque.add(folder)\n        entry = self.result.entries.get(folder)",
-        "        entry = self.result.entries.pop(folder, None)\n        return",
-    ),
     "a push is applied across a gap": Mutant(
         "agent/feed.py", "        if push.from_seq != self.seq:\n            return False\n", ""
     ),
@@ -166,7 +161,9 @@ def hunt(mutant: Mutant) -> str | None:
     if done.returncode == 0:
         return None
     found = re.search(r"^(\w+), after (.*):\n(.*)$", done.stdout, re.MULTILINE)
-    return f"{found[1]} after {found[2]}: {found[3][:100]}" if found else done.stderr[-300:]
+    if found is None:
+        sys.exit(f"this bug does not even run: {done.stderr[-2000:]}")
+    return f"{found[1]} after {found[2]}: {found[3][:100]}"
 
 
 def main() -> int:
