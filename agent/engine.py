@@ -32,7 +32,7 @@ from agent.push import Connected, Disconnected, Push, Resync
 from agent.remote import Api
 from agent.settings import Settings
 from agent.stamp import Stamp
-from agent.state import PAUSED, State, StateDamagedError
+from agent.state import PAUSED, State, StateDamagedError, StateUnwritableError
 from agent.transfer import Transfer
 from libs.contracts.api import PushChanges, PushHeads, PushRevoked
 from libs.contracts.errors import UnauthenticatedError, UnavailableError
@@ -149,7 +149,8 @@ class Engine:
     def renew_stamp(self) -> None:
         """Make copies of the memory that were taken until now older ones."""
         if not self._unswept:
-            with suppress(DiskError):
+            # Neither may hide how the run ended: the old value is still good.
+            with suppress(DiskError, StateUnwritableError):
                 self._stamp.renew()
 
     # Hints --------------------------------------------------------------------------------

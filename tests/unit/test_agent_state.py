@@ -185,3 +185,20 @@ def test_text_that_is_no_text_is_damage(path: Path) -> None:
     db.close()
     with pytest.raises(StateDamagedError):
         State(path)
+
+
+def test_damage_where_reading_the_rows_does_not_lead_is_told_when_opening(path: Path) -> None:
+    """An index: only the next write would meet it."""
+    filled(path)
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = db.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'remote'"
+        ).fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    db.close()
+    content = bytearray(path.read_bytes())
+    content[(page - 1) * size : page * size] = b"\xa5" * size
+    path.write_bytes(content)
+    with pytest.raises(StateDamagedError):
+        State(path)
