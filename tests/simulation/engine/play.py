@@ -390,6 +390,6 @@ def describe(history: History) -> str:
             lines.append(f"    {world.devices[step.who].name}: {world.told(world.devices[step.who])}")
         lines.append(f"    server: {world.tree()}")
 
-    with suppress(Exception):
+    with suppress(Exception, EndlessError):
         simulate(history.devices, history.seed, story)
     return "\n".join(lines)

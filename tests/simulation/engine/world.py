@@ -143,7 +143,7 @@ class World:
             report = await task
         except BaseException as error:
             if not _is_death(error):
-                raise
+                raise _as_finding(error) from None
             self._died(device)
             return None
         finally:
@@ -171,7 +171,7 @@ class World:
             raise
         except BaseException as error:
             if not _is_death(error):
-                raise
+                raise _as_finding(error) from None
             self._died(device)
         finally:
             device.machine.end()
@@ -451,6 +451,13 @@ def agent_context(machine: Machine) -> contextvars.Context:
     context = contextvars.copy_context()
     context.run(CURRENT.set, machine)
     return context
+
+
+def _as_finding(error: BaseException) -> BaseException:
+    """Return an error that a search catches: a run without an end comes in a group that it does not."""
+    if isinstance(error, BaseExceptionGroup) and not isinstance(error, ExceptionGroup):
+        return AssertionError(f"{error.exceptions[0]}")
+    return error
 
 
 def _is_death(error: BaseException) -> bool:
