@@ -141,7 +141,7 @@ class World:
         task = self.loop.create_task(self._run(device), context=agent_context(device.machine))
         try:
             report = await task
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again, as what a search catches
             if not _is_death(error):
                 raise _as_finding(error) from None
             self._died(device)
@@ -169,7 +169,7 @@ class World:
             task.cancel()
             await asyncio.wait([task])
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again, as what a search catches
             if not _is_death(error):
                 raise _as_finding(error) from None
             self._died(device)
