@@ -291,6 +291,20 @@ class Download(Reply):
     content_hash: Sha256
 
 
+class PartDigests(Reply):
+    """SHA-256 of each part in which a version was sent, as S3 has checked it; a page by number.
+
+    For readers that check a large file while it arrives. Nothing is known of a file that was sent
+    in one request, nor for longer than the server remembers the session that sent it: then
+    `part_size` is null and there are no items. The digest of the whole is always there.
+    """
+
+    part_size: int | None = None
+    """Bytes of every part but the last."""
+    parts_total: int = 0
+    items: list[PartRow] = []
+
+
 class DownloadResult(Reply):
     """One item of a batch: the download or a stable code."""
 

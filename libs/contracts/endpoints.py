@@ -159,7 +159,17 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
             Query("version", doc="A version's id; the current one when absent."),
             Query("redirect", doc="`1`: answer 302 to the bytes, as an attachment."),
         ),
-        codes=("not_found", "not_a_file"),
+        codes=("not_found", "not_a_file", "object_gone"),
+    ),
+    Endpoint(
+        "part_digests", "GET", "/v1/files/{node_id}/parts", "download",
+        "Show the digests of the parts in which a file was sent", None, api.PartDigests,
+        query=(
+            Query("version", doc="A version's id; the current one when absent."),
+            Query("first", "integer", doc="Number of the page's first part, from 1."),
+            Query("limit", "integer", doc="Parts of a page, at most 1,000."),
+        ),
+        codes=("not_found", "not_a_file", "object_gone"),
     ),
     Endpoint(
         "download_batch", "POST", "/v1/downloads/batch", "download", "Presign reads of many files",

@@ -8,9 +8,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from libs.contracts.keys import prefix_of
 from libs.contracts.tree import NodeRow
 from libs.mongo.client import Database, Document, translated
-from libs.mongo.names import COUNTERS, DEVICES, NAMESPACES, NODES, OBJECTS, UPLOADS, USAGE, VERSIONS
+from libs.mongo.names import (
+    COUNTERS,
+    DEVICES,
+    NAMESPACES,
+    NODES,
+    OBJECTS,
+    UPLOAD_PARTS,
+    UPLOADS,
+    USAGE,
+    VERSIONS,
+)
 
 EPOCH_ID = "epoch"
 _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
@@ -118,6 +129,16 @@ class Views:
         row = await self._one(USAGE, namespace_id)
         return int(row["used_bytes"]) if row else 0
 
+    async def session_of(self, key: str) -> Document | None:
+        """Return the upload session, if it is still remembered, that put the object at `key` there."""
+        with translated():
+            return await self._database[UPLOADS].find_one({"key_prefix": prefix_of(key)})
+
+    async def parts(self, upload_id: str, numbers: Sequence[int]) -> dict[int, Document]:
+        """Return part number → its row, of those parts of a session that have one."""
+        rows = await self._many(UPLOAD_PARTS, [part_row_id(upload_id, number) for number in numbers])
+        return {row["number"]: row for row in rows.values()}
+
     async def _one(self, collection: str, row_id: str) -> Document | None:
         with translated():
             return await self._database[collection].find_one({"_id": row_id})
@@ -138,6 +159,11 @@ class Views:
             with translated():
                 rows += await self._database[collection].find(query).to_list(None)
         return rows
+
+
+def part_row_id(upload_id: str, number: int) -> str:
+    """Return the id of a part's row."""
+    return f"{upload_id}:{number}"
 
 
 _ROW_FIELDS = tuple(name for name in NodeRow.model_fields if name != "id")

@@ -20,6 +20,18 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """Parts by number: `limit` of them from `first` (counted from 1)."""
+
+    first: int
+    limit: int
+
+    def numbers(self, total: int) -> range:
+        """Return the numbers of the page's parts, of `total` in all."""
+        return range(self.first, min(self.first + self.limit - 1, total) + 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Readable:
     """The object to read for a file."""
 
@@ -29,6 +41,17 @@ class Readable:
     key: str
     size: int
     content_hash: str
+
+
+def parts_known(session: Row | None, key: str) -> bool:
+    """Say whether a session has joined the object at `key` out of parts whose digests S3 had checked.
+
+    Only then are the digests that its rows name those of the bytes: without S3's check they are
+    what the sender claimed.
+    """
+    if session is None or not session.get("digests_enforced"):
+        return False
+    return any(entry["key"] == key and entry["sealed"] for entry in session["entries"])
 
 
 def version_wanted(wanted: Wanted, node: Row | None, *, hidden: bool) -> str:

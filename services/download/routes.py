@@ -8,9 +8,19 @@ from aiohttp import web
 from libs.contracts.api import DownloadBatchReply, DownloadBatchRequest
 from libs.contracts.errors import InvalidRequestError, NotFoundError
 from libs.contracts.ids import is_id
-from libs.web.app import Handler, add_endpoints, path_id, query_text, read_json, reply
+from libs.contracts.limits import MAX_PARTS
+from libs.web.app import (
+    Handler,
+    add_endpoints,
+    page_limit,
+    path_id,
+    query_text,
+    read_json,
+    reply,
+    whole_number,
+)
 from libs.web.auth import AUTH, Caller, caller_of
-from services.download.domain import Wanted
+from services.download.domain import Page, Wanted
 from services.download.service import CheckNamespace, Downloads
 
 DOWNLOADS: Final = web.AppKey("downloads", Downloads)
@@ -33,6 +43,15 @@ async def download(request: web.Request) -> web.Response:
     if redirect:
         return web.Response(status=302, headers={"Location": found.url, **_PRIVATE})
     return reply(found, headers=_PRIVATE)
+
+
+async def part_digests(request: web.Request) -> web.Response:
+    caller = await caller_of(request)
+    query = query_text(request, {"version": None, "first": "1", "limit": None})
+    wanted = Wanted(path_id(request, "node_id"), _version_id(query["version"]))
+    first = whole_number(query["first"], "first", low=1, high=MAX_PARTS)
+    page = Page(first, page_limit(query["limit"]))
+    return reply(await request.app[DOWNLOADS].digests(wanted, _check(request, caller), page))
 
 
 async def download_batch(request: web.Request) -> web.Response:
@@ -62,4 +81,8 @@ def _flag(text: str | None) -> bool:
     return text == "1"
 
 
-HANDLERS: Final[Mapping[str, Handler]] = {"download": download, "download_batch": download_batch}
+HANDLERS: Final[Mapping[str, Handler]] = {
+    "download": download,
+    "part_digests": part_digests,
+    "download_batch": download_batch,
+}

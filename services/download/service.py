@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from libs.contracts.api import Download, DownloadResult
+from libs.contracts.api import Download, DownloadResult, PartDigests
 from libs.contracts.errors import CallerError, NotFoundError
 from libs.storage.port import ObjectStore, Signed
-from services.download.domain import Readable, Row, Wanted, readable, version_wanted
+from services.download.domain import Page, Readable, Row, Wanted, readable, version_wanted
 from services.download.store import Reads
 
 CheckNamespace = Callable[[str], Awaitable[None]]
@@ -28,10 +28,17 @@ class Downloads:
 
     async def one(self, wanted: Wanted, check: CheckNamespace, *, attachment: bool) -> Download:
         """Presign one read. Raises `NotFoundError` and `ConflictError` ("not_a_file", "object_gone")."""
+        return await self._presigned(await self._found(wanted, check), attachment=attachment)
+
+    async def digests(self, wanted: Wanted, check: CheckNamespace, page: Page) -> PartDigests:
+        """Return digests of the parts in which a file was sent. Raises as `one` does."""
+        return await self._reads.digests((await self._found(wanted, check)).key, page)
+
+    async def _found(self, wanted: Wanted, check: CheckNamespace) -> Readable:
         (found,) = await self._find([wanted], check)
         if isinstance(found, CallerError):
             raise found
-        return await self._presigned(found, attachment=attachment)
+        return found
 
     async def many(self, wanted: Sequence[Wanted], check: CheckNamespace) -> list[DownloadResult]:
         """Presign many reads, each with its own result."""

@@ -3,9 +3,10 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from libs.contracts.api import PartDigests, PartRow
 from libs.contracts.limits import MAX_DEPTH
 from libs.mongo.views import Views
-from services.download.domain import Row
+from services.download.domain import Page, Row, parts_known
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,22 @@ class Reads:
     async def versions(self, ids: Collection[str]) -> Mapping[str, Row]:
         """Return the versions that exist."""
         return await self.views.versions(list(ids))
+
+    async def digests(self, key: str, page: Page) -> PartDigests:
+        """Return what is known of the parts of the object at `key`: a page, or nothing at all.
+
+        Rows go with their session, in pieces: a page that lacks one is as good as none.
+        """
+        session = await self.views.session_of(key)
+        if session is None or not parts_known(session, key):
+            return PartDigests()
+        total: int = session["parts_total"]
+        wanted = page.numbers(total)
+        rows = await self.views.parts(session["_id"], wanted)
+        if len(rows) < len(wanted):
+            return PartDigests()
+        items = [PartRow(number=n, size=rows[n]["size"], digest=rows[n]["digest"]) for n in wanted]
+        return PartDigests(part_size=session["part_size"], parts_total=total, items=items)
 
     async def objects(self, ids: Collection[str]) -> Mapping[str, Row]:
         """Return the objects that exist."""

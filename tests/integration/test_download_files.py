@@ -10,8 +10,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from motor.motor_asyncio import AsyncIOMotorClient
 
+from libs.mongo.names import OBJECTS, UPLOAD_PARTS, UPLOADS
 from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 Json = dict[str, Any]
 MIB = 1024 * 1024
@@ -116,8 +119,8 @@ async def test_an_empty_file_is_read_back(user: User) -> None:
     assert (await user.read(found["url"]))[:2] == (200, b"")
 
 
-async def test_a_large_file_goes_through_parts_and_comes_back_whole(user: User) -> None:
-    content = secrets.token_bytes(MIB) * 21
+async def put_in_parts(user: User, name: str, content: bytes) -> tuple[Json, dict[str, str]]:
+    """Commit a new large file; return its row and the digests of its parts."""
     digest = hashlib.sha256(content).hexdigest()
     upload = await user.ok("POST", "/uploads", {"content_hash": digest, "size": len(content)})
     size = upload["part_size"]
@@ -128,12 +131,76 @@ async def test_a_large_file_goes_through_parts_and_comes_back_whole(user: User) 
         await user.send(urls["items"][str(number)], part)
     recorded = await user.ok("POST", f"/uploads/{upload['id']}/parts", {"parts": digests})
     assert recorded["parts_done"] == len(parts)
-    target = {"parent_id": user.namespace_id, "name": "large"}
+    target = {"parent_id": user.namespace_id, "name": name}
     answer = await user.ok("POST", f"/uploads/{upload['id']}/complete", target)
     assert answer["state"] == "committed"
-    row = answer["results"][0]["row"]
+    return answer["results"][0]["row"], digests
+
+
+async def test_a_large_file_goes_through_parts_and_comes_back_whole(user: User) -> None:
+    content = secrets.token_bytes(MIB) * 21
+    row, _ = await put_in_parts(user, "large", content)
     found = await user.ok("GET", f"/files/{row['id']}/download")
     assert (await user.read(found["url"]))[1] == content
+
+
+async def test_the_digests_of_the_parts_of_a_large_file_are_read_by_page(user: User) -> None:
+    content = secrets.token_bytes(MIB) * 21
+    row, digests = await put_in_parts(user, "large", content)
+    path = f"/files/{row['id']}/parts"
+    whole = await user.ok("GET", path)
+    assert (whole["part_size"], whole["parts_total"]) == (10 * MIB, 3)
+    assert {str(item["number"]): item["digest"] for item in whole["items"]} == digests
+    assert [item["size"] for item in whole["items"]] == [10 * MIB, 10 * MIB, MIB]
+    named = await user.ok("GET", f"{path}?version={row['version_id']}&first=2&limit=1")
+    assert named == {**whole, "items": whole["items"][1:2]}
+    assert (await user.ok("GET", f"{path}?first=4"))["items"] == []
+
+
+async def test_a_copy_that_needed_no_bytes_has_the_digests_of_the_upload_that_brought_them(
+    user: User, stack: Stack
+) -> None:
+    content = secrets.token_bytes(MIB) * 11
+    row, digests = await put_in_parts(user, "large", content)
+    await verified(stack, row)
+    copy = await user.put("copy", content)
+    found = await user.ok("GET", f"/files/{copy['id']}/parts")
+    assert {str(item["number"]): item["digest"] for item in found["items"]} == digests
+
+
+async def verified(stack: Stack, row: Json) -> None:
+    """Wait until the janitor has read the object: only then it stands for others of its content."""
+    client: AsyncIOMotorClient[Json] = AsyncIOMotorClient(stack.env["LOCKSTEP_MONGO_URL"])
+    try:
+        objects = client[stack.env["LOCKSTEP_MONGO_DATABASE"]][OBJECTS]
+
+        async def seen() -> bool:
+            return bool(await objects.find_one({"content_hash": row["content_hash"], "verified": True}))
+
+        await eventually(seen, seconds=30)
+    finally:
+        client.close()
+
+
+async def test_of_a_file_sent_in_one_request_no_parts_are_known(user: User) -> None:
+    row = await user.put("small", b"small")
+    nothing: Json = {"part_size": None, "parts_total": 0, "items": []}
+    assert await user.ok("GET", f"/files/{row['id']}/parts") == nothing
+
+
+async def test_of_an_upload_that_is_forgotten_no_parts_are_known(user: User, stack: Stack) -> None:
+    row, _ = await put_in_parts(user, "large", secrets.token_bytes(MIB) * 11)
+    client: AsyncIOMotorClient[Json] = AsyncIOMotorClient(stack.env["LOCKSTEP_MONGO_URL"])
+    try:
+        database = client[stack.env["LOCKSTEP_MONGO_DATABASE"]]
+        session = await database[UPLOADS].find_one({"entries.content_hash": row["content_hash"]})
+        assert session is not None
+        await database[UPLOAD_PARTS].delete_one({"_id": f"{session['_id']}:2"})
+        assert (await user.ok("GET", f"/files/{row['id']}/parts"))["part_size"] is None
+        await database[UPLOADS].delete_one({"_id": session["_id"]})
+        assert (await user.ok("GET", f"/files/{row['id']}/parts"))["part_size"] is None
+    finally:
+        client.close()
 
 
 async def test_a_refused_commit_goes_elsewhere_without_bytes(user: User) -> None:
@@ -237,8 +304,9 @@ async def test_each_item_of_a_batch_has_its_own_result(user: User, stranger: Use
 
 async def test_other_peoples_files_do_not_exist(user: User, stranger: User) -> None:
     row = await user.put("private", b"private")
-    for query in ("", "?redirect=1", f"?version={row['version_id']}"):
-        answer = await stranger.call("GET", f"/files/{row['id']}/download{query}")
+    version = f"?version={row['version_id']}"
+    for path in ("download", "download?redirect=1", f"download{version}", "parts", f"parts{version}"):
+        answer = await stranger.call("GET", f"/files/{row['id']}/{path}")
         assert (answer.status, answer.body["code"]) == (404, "not_found")
 
 
@@ -250,6 +318,10 @@ async def test_other_peoples_files_do_not_exist(user: User, stranger: User) -> N
         (f"/files/{'0' * 24}/download?version=1", 404, "not_found"),
         (f"/files/{'0' * 24}/download?redirect=yes", 400, "invalid_request"),
         (f"/files/{'0' * 24}/download?other=1", 400, "invalid_request"),
+        (f"/files/{'0' * 24}/parts", 404, "not_found"),
+        (f"/files/{'0' * 24}/parts?first=0", 400, "invalid_request"),
+        (f"/files/{'0' * 24}/parts?first=9501", 400, "invalid_request"),
+        (f"/files/{'0' * 24}/parts?limit=1001", 400, "invalid_request"),
     ],
 )
 async def test_malformed_reads_are_refused(user: User, path: str, status: int, code: str) -> None:

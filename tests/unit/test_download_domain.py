@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from libs.contracts.errors import ConflictError, LockstepError, NotFoundError
-from services.download.domain import Wanted, readable, version_wanted
+from services.download.domain import Page, Wanted, parts_known, readable, version_wanted
 
 NODE = {"_id": "n", "kind": "file", "version_id": "v2", "name": "a"}
 VERSION = {"_id": "v2", "node_id": "n", "size": 1, "content_hash": "h", "object_id": "o"}
@@ -55,3 +55,38 @@ def test_nothing_else_can(version: dict[str, Any] | None, stored: dict[str, Any]
     with pytest.raises(LockstepError) as caught:
         readable(NODE, version, stored)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("page", "total", "numbers"),
+    [
+        (Page(1, 1000), 3, [1, 2, 3]),
+        (Page(2, 1), 3, [2]),
+        (Page(3, 5), 3, [3]),
+        (Page(4, 5), 3, []),
+    ],
+)
+def test_a_page_of_parts_goes_by_number_and_ends_with_the_last(
+    page: Page, total: int, numbers: list[int]
+) -> None:
+    assert list(page.numbers(total)) == numbers
+
+
+JOINED = {"digests_enforced": True, "entries": [{"key": "k", "sealed": True}]}
+
+
+@pytest.mark.parametrize(
+    ("session", "known"),
+    [
+        (JOINED, True),
+        (None, False),
+        ({**JOINED, "digests_enforced": False}, False),
+        ({"entries": JOINED["entries"]}, False),
+        ({**JOINED, "entries": [{"key": "k", "sealed": False}]}, False),
+        ({**JOINED, "entries": [{"key": "other", "sealed": True}]}, False),
+    ],
+)
+def test_digests_of_parts_are_known_only_when_s3_has_checked_what_was_joined(
+    session: dict[str, Any] | None, known: bool
+) -> None:
+    assert parts_known(session, "k") is known

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from libs.contracts.api import UploadMode, UploadState
 from libs.contracts.errors import InvalidRequestError, QuotaError
+from libs.contracts.keys import key_of, prefix_of
 from libs.contracts.limits import BASE_PART_BYTES, GIB, MAX_FILE_BYTES, MAX_PARTS, MIB, TIB
 from libs.contracts.parts import part_count
 from libs.contracts.tree import CommitTarget, ItemResult, Kind, NodeRow
@@ -16,7 +17,7 @@ from services.upload.domain import paging
 from services.upload.domain.completion import missing_error, plan, same_request, with_targets
 from services.upload.domain.modes import Announced, Sizes, StoredCopy, entry_of, mode_of, part_size_of
 from services.upload.domain.outcome import CURABLE, Refill, settled
-from services.upload.domain.session import Device, Entry, Lease, Session, key_of, prefix_of
+from services.upload.domain.session import Device, Entry, Lease, Session
 from services.upload.store.documents import difference, to_document, to_session
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)

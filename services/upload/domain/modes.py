@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from libs.contracts.api import UploadMode
+from libs.contracts.keys import key_of
 from libs.contracts.limits import MIB
 from libs.contracts.parts import part_count, part_size_for
-from services.upload.domain.session import Entry, Session, key_of
+from services.upload.domain.session import Entry, Session
 
 MAX_CHOSEN_PART: Final = 64 * MIB
 """A client that is fast gets larger parts up to here; eight in flight must stay affordable."""

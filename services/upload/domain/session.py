@@ -100,6 +100,8 @@ class Session:
     lease: Lease | None = None
     code: str | None = None
     detail: str | None = None
+    digests_enforced: bool = False
+    """Whether S3 refuses parts of another digest than theirs, as it was known when they were joined."""
     missing: tuple[int, ...] = ()
     """With code `parts_missing` or `bytes_missing`: which parts or entries."""
 
@@ -144,19 +146,6 @@ def dedupe_key(user_id: str, namespace_id: str, content_hash: str, size: int) ->
 def new_prefix(namespace_id: str) -> str:
     """Return a fresh random prefix for the keys of a session's objects."""
     return f"t/{namespace_id}/{new_id()}"
-
-
-def key_of(prefix: str, index: int) -> str:
-    """Return the key of an entry's object.
-
-    All keys of a session share a prefix, so that one listing tells what S3 holds of hundreds.
-    """
-    return f"{prefix}-{index}"
-
-
-def prefix_of(key: str) -> str:
-    """Return the prefix of a key that `key_of` made."""
-    return key.rpartition("-")[0]
 
 
 def indexes(entries: Collection[Entry]) -> list[int]:

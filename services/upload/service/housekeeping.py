@@ -5,7 +5,7 @@ from typing import Final
 
 from libs.contracts.api import UploadState
 from libs.contracts.internal import Collected, Known, KnownUploads
-from services.upload.domain.session import prefix_of
+from libs.contracts.keys import prefix_of
 from services.upload.service.completing import Completing
 from services.upload.service.deps import Deps
 from services.upload.service.ending import Ending

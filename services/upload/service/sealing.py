@@ -54,4 +54,5 @@ class Sealing:
                 raise missing_error("parts_missing", missing)
             if not await self._multiparts.join(revived, held, notes):
                 raise UnavailableError("S3 has lost the parts", retry_after=1)
-        return session.with_entries([replace(session.entries[0], sealed=True, verified=False)])
+        sealed = session.with_entries([replace(session.entries[0], sealed=True, verified=False)])
+        return replace(sealed, digests_enforced=self._deps.settings.s3_trust_checksums)

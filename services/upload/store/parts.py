@@ -11,6 +11,7 @@ from libs.contracts.parts import part_span
 from libs.mongo.client import Database, Document, translated
 from libs.mongo.names import UPLOAD_PARTS
 from libs.mongo.outbox import Outbox, Transaction
+from libs.mongo.views import part_row_id
 from services.upload.domain.session import Device, Session
 from services.upload.store.sessions import SessionStore
 
@@ -54,7 +55,7 @@ class PartStore:
         """Return the notes of these parts, or of all."""
         query: Document = {"upload_id": session.id}
         if numbers is not None:
-            query = {"_id": {"$in": [_key(session.id, number) for number in numbers]}}
+            query = {"_id": {"$in": [part_row_id(session.id, number) for number in numbers]}}
         with translated():
             rows = await self._collection.find(query).to_list(None)
         return {
@@ -67,7 +68,7 @@ class PartStore:
         """Note that parts are done, announce each that was not yet, return the session after it."""
 
         async def body(transaction: Transaction) -> Session:
-            keys = [_key(session.id, number) for number in numbers]
+            keys = [part_row_id(session.id, number) for number in numbers]
             rows = await self._collection.find({"_id": {"$in": keys}}, session=transaction.session).to_list(
                 None
             )
@@ -102,10 +103,6 @@ class PartStore:
 _DUPLICATE = 11000
 
 
-def _key(upload_id: str, number: int) -> str:
-    return f"{upload_id}:{number}"
-
-
 def _number(row: Document) -> int:
     return int(row["number"])
 
@@ -113,7 +110,7 @@ def _number(row: Document) -> int:
 def _row(session: Session, number: int, digest: str) -> Document:
     _, size = part_span(session.size, session.part_size or 1, number)
     return {
-        "_id": _key(session.id, number),
+        "_id": part_row_id(session.id, number),
         "upload_id": session.id,
         "number": number,
         "digest": digest,
