@@ -33,6 +33,8 @@ __all__ = ["is_paused", "read_status", "run_agent", "run_sync"]
 
 log = get_logger("app")
 
+_PART_NOTES_SECONDS: Final = 8 * 24 * 3600.0
+"""How long digests of parts are kept: a day more than an untouched session lives at the server."""
 _STAMP_SECONDS: Final = 900.0
 """An older copy of the state, put back, is known as such when it is older than this."""
 _THREADS: Final = 32
@@ -235,6 +237,7 @@ async def open_parts(settings: Settings, folder: Path, options: Options) -> Asyn
         async with open_api(settings) as api, open_transfer(settings, api) as transfer:
             credentials = api.credentials
             state = open_state(settings.state_path, credentials.namespace_id)
+            state.parts.forget_older(_PART_NOTES_SECONDS)
             disk = Disk(folder, trash_days=settings.trash_days)
             try:
                 if adopt_root(state, disk, folder) or read_choices(settings).folder is None:

@@ -5,19 +5,30 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_dir
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agent.errors import LocalError
 from agent.files import write_durably
+from agent.rates import parse_rate
 
 
 def default_home() -> Path:
     """Return the home of the device of who set none: the platform's user data folder."""
     return Path(user_data_dir("lockstep", appauthor=False))
+
+
+def _rate(value: Any) -> Any:
+    """Return a text as `parse_rate` reads it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_rate(value)
+    except LocalError as error:
+        raise ValueError(error.detail) from error
 
 
 class Settings(BaseSettings):
@@ -63,6 +74,8 @@ class Settings(BaseSettings):
     """How long a call is repeated while the server is away or busy."""
     commit_wait_seconds: float = 900.0
     """How long a commit that was accepted (202) is waited for."""
+    verification_wait_seconds: float = 600.0
+    """How long a large file whose content the server is just verifying is not sent: then it need not be."""
     commit_poll_cap: float = 2.0
     """The longest pause between two looks at a commit under way."""
     refresh_margin_seconds: float = 20.0
@@ -78,10 +91,15 @@ class Settings(BaseSettings):
     """Tries of one file or part."""
     small_parallel: int = Field(default=8, ge=1, le=64)
     """Small files at once, in each direction."""
-    part_parallel: int = Field(default=4, ge=1, le=8)
-    """Parts of large files at once."""
+    part_parallel: int = Field(default=8, ge=1, le=8)
+    """Parts of large files at once, at most, in each direction; how many are depends on what it brings."""
     url_batch: int = Field(default=16, ge=1, le=500)
     """Part URLs fetched at once, just in time."""
+
+    limit_up: Annotated[float, BeforeValidator(_rate)] = Field(default=0.0, ge=0)
+    """Bytes a second to the store, over all connections; 0: no limit."""
+    limit_down: Annotated[float, BeforeValidator(_rate)] = Field(default=0.0, ge=0)
+    """Bytes a second from the store, over all connections; 0: no limit."""
 
     heartbeat_seconds: float = 15.0
     """The server's heartbeat on the push channel; 2.5 of them without a byte is a dead connection."""

@@ -18,8 +18,10 @@ from typing import Any, Final
 from agent import clock
 from agent.errors import LocalError
 from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
+from agent.parts import SCHEMA as PARTS_SCHEMA
+from agent.parts import PartMemory
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 LONGEST_RETRY: Final = 3600.0
 """Seconds beyond which no next try is ever set."""
 PAUSED: Final = "paused"
@@ -52,6 +54,9 @@ CREATE TABLE IF NOT EXISTS problems (
 ) STRICT;
 """
 
+
+_STEPS: Final = (_SCHEMA, PARTS_SCHEMA)
+"""What each version of the schema adds to the one before."""
 
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 """Everything else (a full disk, no permission, locked) says nothing about what the file holds."""
@@ -104,6 +109,7 @@ class State:
         self.local: dict[str, LocalEntry] = {}
         self.synced: dict[str, SyncedNode] = {}
         self.problems: dict[str, Problem] = {}
+        self.parts = PartMemory(self._db, self.transaction)
         try:
             self._load()
         except BaseException:
@@ -343,8 +349,9 @@ def _migrate(db: sqlite3.Connection, *, readonly: bool) -> None:
         raise StateTooNewError(
             f"state.db has schema {version}, this agent knows {SCHEMA_VERSION}: upgrade it"
         )
-    if version == 0 and not readonly:
-        db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+    if version < SCHEMA_VERSION and not readonly:
+        steps = "".join(_STEPS[version:])
+        db.executescript(f"BEGIN IMMEDIATE;{steps}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
 
 
 # Rows ---------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ its bytes were read, is looked at again instead.
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent.actions import Upload
@@ -17,6 +17,7 @@ from agent.errors import LocalError
 from agent.executor.tree import TreeChanges
 from agent.executor.work import Work, agreed, row_of, within_64_bits
 from agent.model import LocalEntry, RemoteNode, SyncedNode
+from agent.parts import PartMemory
 from agent.transfer import LargeSource, SmallOutcome, SmallSource, SmallUpload, split_batches
 from agent.transfer.retry import together
 from libs.contracts.api import CompleteItem
@@ -54,6 +55,26 @@ def read_all(fd: int, limit: int) -> bytes:
         pieces.append(piece)
         position += len(piece)
     return b"".join(pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class _Notes:
+    """The parts of one content in the agent's memory."""
+
+    memory: PartMemory
+    content_hash: str
+
+    def known(self, part_size: int) -> Mapping[int, str]:
+        """See `PartNotes`."""
+        return self.memory.known(self.content_hash, part_size)
+
+    def note(self, upload_id: str, part_size: int, digests: Mapping[int, str]) -> None:
+        """See `PartNotes`."""
+        self.memory.note(self.content_hash, upload_id, part_size, digests)
+
+    def forget(self) -> None:
+        """See `PartNotes`."""
+        self.memory.forget(self.content_hash)
 
 
 class Uploads:
@@ -172,16 +193,27 @@ class Uploads:
             with self._work.disk.open_for_read(entry.path) as (fd, stat):
                 if not stat.same_content_signs(entry.stat):
                     raise LocalError(code="changed")
-                source = LargeSource(
-                    entry.path, entry.stat.size, entry.content_hash or "", fd, lambda: self._unchanged(entry)
-                )
-                row = await self._work.transfer.commit_large(source, target)
+                row = await self._work.transfer.commit_large(self._large_source(entry, fd), target)
         except DiskError as error:
             self._work.disk_failed(entry.path, error)
         except (LocalError, ConflictError, NotFoundError, QuotaError, InvalidRequestError) as error:
             self._large_failed(action, error)
         else:
-            self._settle(action, ItemResult(index=0, row=row))
+            with self._work.state.transaction():
+                self._work.state.parts.forget(entry.content_hash or "")
+                self._settle(action, ItemResult(index=0, row=row))
+
+    def _large_source(self, entry: LocalEntry, fd: int) -> LargeSource:
+        content_hash = entry.content_hash or ""
+        return LargeSource(
+            entry.path,
+            entry.stat.size,
+            content_hash,
+            fd,
+            lambda: self._unchanged(entry),
+            notes=_Notes(self._work.state.parts, content_hash),
+            throughput=self._work.throughput(),
+        )
 
     def _large_failed(self, action: Upload, error: LockstepError) -> None:
         if error.code in _LOOK_AGAIN:

@@ -31,6 +31,8 @@ T = TypeVar("T")
 _STALE_LIMIT: Final = 6
 """How often an action on one path may meet something else before that becomes a problem."""
 _RETRY: Final = Backoff(2.0, 600.0)
+_THROUGHPUT: Final = "throughput_up"
+"""The key of `meta` under which the measured speed of uploads is kept, in bytes a second."""
 
 
 @dataclass(slots=True)
@@ -113,6 +115,13 @@ class Work:
         would mean that this disk never gets it.
         """
         return entry.stat.executable if self.disk.keeps_modes else node.executable
+
+    def throughput(self) -> int | None:
+        """Return what this device sends a second, in bytes: as measured now, else as remembered."""
+        if self.transfer.upload_rate is not None:
+            self.state.put(_THROUGHPUT, str(int(self.transfer.upload_rate)))
+        kept = self.state.get(_THROUGHPUT)
+        return None if kept is None else int(kept)
 
     # Notes --------------------------------------------------------------------------------
 

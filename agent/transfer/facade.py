@@ -10,6 +10,7 @@ from agent.remote import Api
 from agent.settings import Settings
 from agent.transfer.channel import Channel
 from agent.transfer.download import Downloads
+from agent.transfer.lanes import Lanes
 from agent.transfer.large import LargeSource, LargeUpload, LargeUploads
 from agent.transfer.retry import Patience
 from agent.transfer.small import SmallSource, SmallUpload, SmallUploads
@@ -37,9 +38,15 @@ class Transfer:
         self._api = api
         channel = Channel(api, Wire(session, settings), Patience(settings), self.tally, settings)
         self._small = SmallUploads(channel, asyncio.Semaphore(settings.small_parallel))
-        self._large = LargeUploads(channel, asyncio.Semaphore(settings.part_parallel))
+        self._upload_lanes = Lanes(settings.part_parallel)
+        self._large = LargeUploads(channel, self._upload_lanes)
         self._downloads = Downloads(channel)
         self._download_slots = asyncio.Semaphore(settings.small_parallel)
+
+    @property
+    def upload_rate(self) -> float | None:
+        """Bytes a second that large uploads have lately brought to S3; None: not measured yet."""
+        return self._upload_lanes.rate
 
     async def upload_small(self, sources: Sequence[SmallSource]) -> SmallUpload:
         """Send up to 500 files of up to 10 MiB each; cut longer lists with `split_batches`.

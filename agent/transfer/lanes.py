@@ -32,6 +32,8 @@ class Lanes:
         self._most = most
         self._clock = clock
         self.width = min(_FIRST, most)
+        self.rate: float | None = None
+        """Bytes a second over the last full window."""
         self._busy = 0
         self._queue: deque[asyncio.Future[None]] = deque()
         self._climb = _Climb(self.width)
@@ -80,7 +82,7 @@ class Lanes:
         seconds = self._clock() - self._window_start
         if seconds < _WINDOW_SECONDS or self._window_parts < _WINDOW_PARTS * self.width:
             return
-        rate = self._window_bytes / seconds
+        self.rate = rate = self._window_bytes / seconds
         self._restart()
         if self._busy >= self.width or self._queue:  # else the width was not what held it up
             self._widen_to(self._climb.next(self.width, rate, self._most))

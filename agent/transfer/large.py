@@ -3,29 +3,73 @@
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from agent.errors import LocalError
 from agent.transfer.channel import Channel
+from agent.transfer.lanes import Lanes
 from agent.transfer.retry import DamagedError, repeat, together
 from agent.transfer.small import display_path
 from agent.transfer.wire import PIECE, Body
-from libs.contracts.api import SignedRequest, Upload, UploadMode, UploadRequest, UploadState, UrlsRequest
+from libs.contracts.api import (
+    SignedRequest,
+    Upload,
+    UploadMode,
+    UploadRequest,
+    UploadState,
+    UrlsReply,
+    UrlsRequest,
+)
 from libs.contracts.errors import ConflictError
 from libs.contracts.limits import MIB
 from libs.contracts.parts import part_count, part_span
+from libs.runtime.backoff import Backoff
 
 _RECORD_EVERY = 4
+_NOTE_EVERY: Final = 64
+_VERIFYING: Final = Backoff(0.2, 5.0)
+_FIRST_URLS: Final = 2
+"""Parts in the first request for URLs: the first bytes travel before more parts are hashed."""
+_FRESH_SECONDS: Final = 60.0
+"""A group of URLs that took longer to be used up is followed by a smaller one, a faster by a larger one."""
 _UNDER_WAY = frozenset({UploadState.COMPLETING, UploadState.COMMITTING})
+_WHOLE = _UNDER_WAY | {UploadState.COMMITTED}
+"""States of a session whose bytes are all in S3."""
 
 
 def _unchanged() -> bool:
     return True
 
 
-def _nothing(_number: int, _digest: str) -> None:
-    return None
+class PartNotes(Protocol):
+    """What is remembered of one content's parts from one run to the next."""
+
+    def known(self, part_size: int) -> Mapping[int, str]:
+        """Return digests (SHA-256, hex) by part number, noted with the same part size."""
+
+    def note(self, upload_id: str, part_size: int, digests: Mapping[int, str]) -> None:
+        """Keep the digests of parts that are in S3."""
+
+    def forget(self) -> None:
+        """Drop what is noted: it is of no more use, or was wrong."""
+
+
+class NoNotes:
+    """Remembers nothing: parts that S3 holds are read and compared."""
+
+    def known(self, part_size: int) -> Mapping[int, str]:
+        """See `PartNotes`."""
+        del part_size
+        return {}
+
+    def note(self, upload_id: str, part_size: int, digests: Mapping[int, str]) -> None:
+        """See `PartNotes`."""
+
+    def forget(self) -> None:
+        """See `PartNotes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +77,8 @@ class LargeSource:
     """A file to send, read through `fd` by position (so the offset is not used).
 
     `unchanged` is asked after the last byte was sent: whether the file still is what was
-    announced. `known` holds digests of parts (SHA-256, hex) kept from an earlier try with the
-    same content and part size; `on_part` is told of each part that is in S3.
+    announced. `notes` remembers parts across runs. `throughput` is what this device has sent per
+    second lately, in bytes: the server chooses the size of parts by it.
     """
 
     path: str
@@ -42,8 +86,8 @@ class LargeSource:
     content_hash: str
     fd: int
     unchanged: Callable[[], bool] = _unchanged
-    known: Mapping[int, str] = field(default_factory=dict)
-    on_part: Callable[[int, str], None] = _nothing
+    notes: PartNotes = field(default_factory=NoNotes)
+    throughput: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +106,8 @@ class _Part:
     offset: int
     length: int
     digest: str
+    noted: bool = False
+    """Whether the digest is one of an earlier run, and the part was not read in this one."""
 
 
 class _ForeignPartsError(LocalError):
@@ -73,11 +119,11 @@ class _ForeignPartsError(LocalError):
 
 
 class LargeUploads:
-    """Sends files one by one; parts of all files share the same slots."""
+    """Sends files one by one; parts of all files share the same lanes."""
 
-    def __init__(self, channel: Channel, slots: asyncio.Semaphore) -> None:
+    def __init__(self, channel: Channel, lanes: Lanes) -> None:
         self._channel = channel
-        self._slots = slots
+        self._lanes = lanes
 
     async def upload(self, source: LargeSource) -> LargeUpload:
         """See `Transfer.upload_large`."""
@@ -93,6 +139,7 @@ class LargeUploads:
         They were read, here or on another device, while the file changed. Raises "changed" unless
         the file itself is, to the last byte, what was announced.
         """
+        source.notes.forget()
         whole = await asyncio.to_thread(_measure, source, 1, 0, source.size)
         if whole.digest != source.content_hash or not await asyncio.to_thread(source.unchanged):
             raise error
@@ -104,7 +151,7 @@ class LargeUploads:
         if entry.mode is UploadMode.PUT and entry.put is not None:
             await self._send_whole(session.id, entry.put, source)
         elif entry.mode is UploadMode.MULTIPART:
-            await _PartsRun(self._channel, self._slots, session, source).send()
+            await self._send_parts(session, source)
         else:
             self._channel.tally.settled(source.size)
         if not await asyncio.to_thread(source.unchanged):
@@ -112,16 +159,49 @@ class LargeUploads:
         self._channel.tally.file_done()
         return LargeUpload(session.id, session.part_size, entry.mode is UploadMode.STORED)
 
+    async def _send_parts(self, session: Upload, source: LargeSource) -> None:
+        """Send what is missing, unless another device that works on the session ends it first."""
+        try:
+            await _PartsRun(self._channel, self._lanes, session, source).send()
+        except ConflictError as error:
+            if error.code != "upload_not_open":
+                raise
+            now = await self._channel.api.get_upload(session.id)
+            if now.state not in _WHOLE:
+                raise
+
     async def _open(self, source: LargeSource) -> Upload:
         """Open or join a session; one that is being committed elsewhere is waited for."""
         request = UploadRequest(
-            content_hash=source.content_hash, size=source.size, path=display_path(source.path)
+            content_hash=source.content_hash,
+            size=source.size,
+            path=display_path(source.path),
+            throughput=source.throughput,
         )
-        session = await self._channel.api.create_upload(request)
+        session = await self._created(request)
         if session.state in _UNDER_WAY:
             await self._channel.api.settled(session.id)
-            session = await self._channel.api.create_upload(request)
+            session = await self._created(request)
         return session
+
+    async def _created(self, request: UploadRequest) -> Upload:
+        """Open or join a session; while the server reads an object with the same content, wait.
+
+        Once it is verified nothing has to be sent. When that takes too long the bytes are sent.
+        """
+        deadline = time.monotonic() + self._channel.settings.verification_wait_seconds
+        attempt = 0
+        while True:
+            try:
+                return await self._channel.api.create_upload(request)
+            except ConflictError as error:
+                if error.code != "verification_pending":
+                    raise
+            if time.monotonic() > deadline:
+                request = request.model_copy(update={"send_anyway": True})
+            else:
+                await asyncio.sleep(_VERIFYING.delay(attempt))
+                attempt += 1
 
     async def _send_whole(self, upload_id: str, signed: SignedRequest, source: LargeSource) -> None:
         part = await asyncio.to_thread(_measure, source, 1, 0, source.size)
@@ -139,63 +219,96 @@ class LargeUploads:
 class _PartsRun:
     """Sends the missing parts of one session: one task prepares parts, others send them."""
 
-    def __init__(
-        self, channel: Channel, slots: asyncio.Semaphore, session: Upload, source: LargeSource
-    ) -> None:
+    def __init__(self, channel: Channel, lanes: Lanes, session: Upload, source: LargeSource) -> None:
         self._api = channel.api
         self._channel = channel
-        self._slots = slots
+        self._lanes = lanes
         self._upload_id = session.id
         self._part_size = session.part_size or max(source.size, 1)
         self._held = {part.number: part.digest for part in session.parts}
         self._source = source
+        self._known = source.notes.known(self._part_size)
         self._workers = channel.settings.part_parallel
         self._ready: asyncio.Queue[tuple[_Part, SignedRequest] | None] = asyncio.Queue(self._workers)
         self._unrecorded: dict[int, str] = {}
+        self._unnoted: dict[int, str] = {}
 
     async def send(self) -> None:
         """Send what S3 does not hold yet. Raises `LocalError` "changed"."""
-        await together(self._prepare(), *(self._work() for _ in range(self._workers)))
-        await self._record(at_least=1)
+        try:
+            await together(self._prepare(), *(self._work() for _ in range(self._workers)))
+            await self._record(at_least=1)
+        finally:
+            self._keep_notes()
 
     async def _prepare(self) -> None:
+        """Hash missing parts and get URLs for them, a group at a time, just before they are sent."""
         numbers = list(range(1, part_count(self._source.size, self._part_size) + 1))
-        if self._held and not self._source.known:
+        if self._held and not self._known:
             numbers.reverse()  # another device began at the start: meet it
-        step = self._channel.settings.url_batch
-        for start in range(0, len(numbers), step):
-            await self._prepare_group(numbers[start : start + step])
+        most = self._channel.settings.url_batch
+        count, group = min(_FIRST_URLS, most), list[_Part]()
+        for number in numbers:
+            part = await self._missing(number)
+            if part is not None:
+                group.append(part)
+            if len(group) == count:
+                count, group = await self._hand_out(group, most), []
+        await self._hand_out(group, most)
         for _ in range(self._workers):
             await self._ready.put(None)
 
-    async def _prepare_group(self, numbers: list[int]) -> None:
-        parts = [part for number in numbers if (part := await self._missing(number))]
+    async def _hand_out(self, parts: list[_Part], most: int) -> int:
+        """Have parts sent; return how many to prepare next, so that no URL waits until it is stale."""
         if not parts:
-            return
-        signed = await self._signed(parts)
+            return most
+        begun = time.monotonic()
+        reply = await self._signed(parts)
         for part in parts:
-            await self._ready.put((part, signed[part.number]))
+            if part.number in reply.done:
+                self._is_there(part)
+            else:
+                await self._ready.put((part, reply.items[part.number]))
+        fresh = time.monotonic() - begun < _FRESH_SECONDS
+        return min(2 * len(parts), most) if fresh else max(1, len(parts) // 2)
 
     async def _missing(self, number: int) -> _Part | None:
         """Return the part when S3 lacks it. Raises "changed" when S3 holds another content for it."""
-        held, known = self._held.get(number), self._source.known.get(number)
+        held, known = self._held.get(number), self._known.get(number)
         offset, length = part_span(self._source.size, self._part_size, number)
-        if held is not None and held == known:
-            self._channel.tally.settled(length)
-            return None
-        part = await asyncio.to_thread(_measure, self._source, number, offset, length)
+        if known is None:
+            part = await asyncio.to_thread(_measure, self._source, number, offset, length)
+        else:
+            part = _Part(number, offset, length, known, noted=True)
         if held is None:
             return part
         if held != part.digest:
             raise _ForeignPartsError(self._upload_id)
-        self._source.on_part(number, part.digest)
+        if known is None:
+            self._note(part)
         self._channel.tally.settled(length)
         return None
 
-    async def _signed(self, parts: list[_Part]) -> dict[int, SignedRequest]:
+    def _is_there(self, part: _Part) -> None:
+        """Another device has sent the part since this one joined."""
+        self._note(part)
+        self._channel.tally.settled(part.length)
+
+    def _note(self, part: _Part) -> None:
+        """Remember a part that S3 holds without having been told by this run; many in one write."""
+        self._unnoted[part.number] = part.digest
+        if len(self._unnoted) >= _NOTE_EVERY:
+            self._keep_notes()
+
+    def _keep_notes(self) -> None:
+        digests, self._unnoted = self._unnoted, {}
+        if digests:
+            self._source.notes.note(self._upload_id, self._part_size, digests)
+
+    async def _signed(self, parts: list[_Part]) -> UrlsReply:
         request = UrlsRequest(parts={part.number: part.digest for part in parts})
         try:
-            return (await self._api.upload_urls(self._upload_id, request)).items
+            return await self._api.upload_urls(self._upload_id, request)
         except ConflictError as error:
             if error.code == "part_digest_fixed":
                 raise _ForeignPartsError(self._upload_id) from error
@@ -204,23 +317,40 @@ class _PartsRun:
     async def _work(self) -> None:
         while (item := await self._ready.get()) is not None:
             part, signed = item
-            async with self._slots:
+            async with self._lanes.lane():
                 await self._send_part(part, signed)
+            self._lanes.moved(part.length)
             self._channel.tally.sent(part.length)
-            self._source.on_part(part.number, part.digest)
             self._unrecorded[part.number] = part.digest
             await self._record(at_least=_RECORD_EVERY)
 
     async def _send_part(self, part: _Part, signed: SignedRequest) -> None:
         async def renew() -> None:
             nonlocal signed
-            signed = (await self._signed([part]))[part.number]
+            signed = (await self._signed([part])).items[part.number]
 
-        await repeat(self._channel.patience, lambda: _put(self._channel, signed, self._source, part), renew)
+        async def once() -> None:
+            try:
+                await _put(self._channel, signed, self._source, part)
+            except DamagedError:
+                await self._check_note(part)
+                raise
+
+        await repeat(self._channel.patience, once, renew, self._lanes.struggled)
+
+    async def _check_note(self, part: _Part) -> None:
+        """Read a part that S3 refused, when its digest is but a note: the note may be what is wrong."""
+        if part.noted:
+            again = await asyncio.to_thread(_measure, self._source, part.number, part.offset, part.length)
+            if again.digest != part.digest:
+                raise _ForeignPartsError(self._upload_id)
 
     async def _record(self, *, at_least: int) -> None:
+        """Tell the server, and this device's memory, of parts that are in S3."""
         if len(self._unrecorded) >= at_least:
             parts, self._unrecorded = self._unrecorded, {}
+            self._unnoted.update(parts)
+            self._keep_notes()
             await self._api.record_parts(self._upload_id, parts)
 
 

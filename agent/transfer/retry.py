@@ -90,10 +90,19 @@ class _Tries:
             raise LocalError(code="corrupt_upload") from error
 
 
+def _nothing() -> None:
+    return None
+
+
 async def repeat(
-    patience: Patience, once: Callable[[], Awaitable[T]], renew: Callable[[], Awaitable[None]]
+    patience: Patience,
+    once: Callable[[], Awaitable[T]],
+    renew: Callable[[], Awaitable[None]],
+    struggled: Callable[[], None] = _nothing,
 ) -> T:
     """Return what `once` returns, repeated while that can help; `renew` gets a new URL.
+
+    `struggled` is told of each failure that says something about the store or the line to it.
 
     Raises `UnavailableError`, `LocalError` ("refused_by_store", "corrupt_upload"), and whatever
     else `once` and `renew` raise.
@@ -103,6 +112,7 @@ async def repeat(
         try:
             result = await once()
         except TransientError as error:
+            struggled()
             await tries.after_failure(error)
         except UrlRefusedError as error:
             tries.after_refusal(error)

@@ -114,6 +114,9 @@ class UploadRequest(Request):
     """For people to recognise the session by; it decides nothing."""
     throughput: Annotated[int, Field(ge=0)] | None = None
     """Bytes per second that the client measured, for the choice of the part size."""
+    send_anyway: bool = False
+    """Open a session even while an object of the same content is being verified
+    (`verification_pending` otherwise)."""
 
 
 class UploadBatchItem(Request):
@@ -235,6 +238,9 @@ class UrlsReply(Reply):
     """Presigned requests by part number or entry index."""
 
     items: dict[int, SignedRequest]
+    done: list[int] = []
+    """Parts among those asked for that a device has sent already, with the same digest: they need
+    not be sent again (their URLs are given all the same)."""
 
 
 class PartsRequest(Request):

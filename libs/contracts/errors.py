@@ -56,6 +56,8 @@ CODES: Final[dict[str, CodeInfo]] = {
     "parts_missing": CodeInfo(409, "Parts are missing or differ from what was announced"),
     "bytes_missing": CodeInfo(409, "The bytes have not arrived"),
     "upload_not_open": CodeInfo(409, "The upload session is not open"),
+    "committed_elsewhere": CodeInfo(409, "The session's bytes were committed at another place"),
+    "verification_pending": CodeInfo(409, "The same content is here and is being verified"),
     "upload_failed": CodeInfo(409, "The upload session has failed for good"),
     "commit_pending": CodeInfo(409, "The commit is still under way"),
     "email_taken": CodeInfo(409, "An account with this email exists"),

@@ -1,6 +1,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,26 @@ def fd(file: Path) -> Iterator[int]:
     os.close(handle)
 
 
+@dataclass
+class Notes:
+    """What a device remembers of parts."""
+
+    digests: dict[int, str] = field(default_factory=dict)
+    forgotten: int = 0
+
+    def known(self, part_size: int) -> Mapping[int, str]:
+        assert part_size == PART
+        return dict(self.digests)
+
+    def note(self, upload_id: str, part_size: int, digests: Mapping[int, str]) -> None:
+        assert (upload_id, part_size) == (UPLOAD, PART)
+        self.digests |= digests
+
+    def forget(self) -> None:
+        self.forgotten += 1
+        self.digests = {}
+
+
 def source(fd: int, **more: Any) -> LargeSource:
     return LargeSource("a.bin", len(CONTENT), sha(CONTENT), fd, **more)
 
@@ -84,14 +105,14 @@ async def test_a_file_travels_in_parts_each_bound_to_its_digest(
 ) -> None:
     server.on("POST", "/v1/uploads", session())
     accept_parts(server)
-    told: dict[int, str] = {}
+    told = Notes()
 
-    result = await transfer.upload_large(source(fd, on_part=told.__setitem__))
+    result = await transfer.upload_large(source(fd, notes=told))
 
     assert (result.upload_id, result.part_size, result.stored) == (UPLOAD, PART, False)
     assert sorted(sent(server)) == [1, 2, 3, 4, 5]
     assert {n: server.calls(f"/s3/part{n}")[0].body for n in PARTS} == PARTS
-    assert told == {n: sha(part) for n, part in PARTS.items()}
+    assert told.digests == {n: sha(part) for n, part in PARTS.items()}
     recorded: dict[str, str] = {}
     for seen in server.calls(f"{SESSION}/parts"):
         recorded |= seen.json["parts"]
@@ -105,7 +126,7 @@ async def test_only_the_missing_parts_are_sent(server: ScriptedServer, transfer:
     server.on("POST", "/v1/uploads", session({**held, 4: None}))
     accept_parts(server)
 
-    await transfer.upload_large(source(fd, known=held))
+    await transfer.upload_large(source(fd, notes=Notes(held)))
 
     assert sorted(sent(server)) == [2, 4, 5], "a part of unknown digest is sent again"
     assert transfer.tally.uploaded_bytes == 2500
@@ -239,14 +260,14 @@ async def test_a_store_that_is_away_ends_the_upload_and_what_was_sent_is_recorde
     server.on("POST", "/v1/uploads", session())
     server.on("PUT", "/s3/part5", resets)
     accept_parts(server, but=5)
-    told: dict[int, str] = {}
+    told = Notes()
     async with linked_transfer(
         server, tmp_path / "home", transfer_retry_seconds=0.3, part_parallel=1
     ) as transfer:
         with pytest.raises(UnavailableError):
-            await transfer.upload_large(source(fd, on_part=told.__setitem__))
+            await transfer.upload_large(source(fd, notes=told))
 
-    assert sorted(told) == [1, 2, 3, 4]
+    assert sorted(told.digests) == [1, 2, 3, 4]
 
 
 async def test_stored_content_is_committed_without_a_byte(
@@ -335,3 +356,118 @@ async def test_no_more_parts_travel_at_once_than_allowed(
         for handle in handles:
             os.close(handle)
     assert most == 2
+
+
+async def test_a_continued_upload_does_not_read_again_what_it_sent_before(
+    server: ScriptedServer, transfer: Transfer, fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {n: sha(PARTS[n]) for n in (1, 2, 3)}
+    server.on("POST", "/v1/uploads", session(held))
+    accept_parts(server)
+    read: list[int] = []
+
+    def watched(handle: int, offset: int, length: int) -> bytes:
+        read.append(offset // PART + 1)
+        return os.pread(handle, length, offset)
+
+    monkeypatch.setattr("agent.transfer.large.read_piece", watched)
+
+    await transfer.upload_large(source(fd, notes=Notes(held)))
+
+    assert set(read) == {4, 5}
+
+
+async def test_what_another_device_has_sent_meanwhile_is_not_sent_again(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    accept_parts(server)
+
+    async def urls(request: web.Request) -> web.StreamResponse:
+        asked = (await request.json())["parts"]
+        items = {n: signed(server, f"part{n}", PARTS[int(n)]) for n in asked}
+        return web.json_response({"items": items, "done": [n for n in (3, 4) if str(n) in asked]})
+
+    server._answers["POST", f"{SESSION}/urls"] = [urls]
+    notes = Notes()
+
+    await transfer.upload_large(source(fd, notes=notes))
+
+    assert sorted(sent(server)) == [1, 2, 5]
+    assert sorted(notes.digests) == [1, 2, 3, 4, 5], "it is known here too"
+    assert transfer.tally.settled_bytes == len(CONTENT)
+
+
+@pytest.mark.parametrize("state", ["completing", "committing", "committed"])
+@pytest.mark.parametrize("refused", ["urls", "parts"])
+async def test_a_session_that_another_device_ends_first_needs_no_more_parts(
+    server: ScriptedServer, transfer: Transfer, fd: int, state: str, refused: str
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    if refused == "urls":
+        server.on("POST", f"{SESSION}/urls", problem("upload_not_open"))
+    accept_parts(server)
+    server._answers["POST", f"{SESSION}/parts"] = [problem("upload_not_open")]
+    server.on("GET", SESSION, session(state=state))
+
+    assert (await transfer.upload_large(source(fd))).upload_id == UPLOAD
+
+
+async def test_a_session_that_was_aborted_meanwhile_is_an_error(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    server.on("POST", f"{SESSION}/urls", problem("upload_not_open"))
+    server.on("GET", SESSION, session(state="aborted"))
+
+    with pytest.raises(ConflictError, match="upload_not_open"):
+        await transfer.upload_large(source(fd))
+
+
+async def test_a_digest_noted_wrongly_is_found_out_and_the_upload_begins_anew(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    """It was noted when the file was another for a moment: S3 refuses the file's own bytes."""
+    server.on("POST", "/v1/uploads", session())
+    server.on("PUT", "/s3/part2", s3_error(400, "BadDigest"), OK)
+    server.on("DELETE", SESSION, says(b"", 204))
+    accept_parts(server, but=2)
+    notes = Notes({2: "0" * 64})
+
+    await transfer.upload_large(source(fd, notes=notes))
+
+    assert notes.forgotten == 1
+    assert len(server.calls(SESSION, "DELETE")) == 1
+    assert notes.digests == {n: sha(part) for n, part in PARTS.items()}
+
+
+async def test_content_that_the_server_is_just_verifying_is_waited_for_and_not_sent(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    entry = {"index": 0, "mode": "stored", "content_hash": sha(CONTENT), "size": len(CONTENT)}
+    server.on("POST", "/v1/uploads", problem("verification_pending"), says(upload([entry]), 201))
+
+    assert (await transfer.upload_large(source(fd))).stored
+
+
+async def test_content_whose_verification_takes_too_long_is_sent(
+    server: ScriptedServer, tmp_path: Path, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", problem("verification_pending"), session())
+    accept_parts(server)
+    async with linked_transfer(server, tmp_path / "home", verification_wait_seconds=-1.0) as transfer:
+        assert not (await transfer.upload_large(source(fd))).stored
+
+    assert [seen.json["send_anyway"] for seen in server.calls("/v1/uploads")] == [False, True]
+    assert sorted(sent(server)) == [1, 2, 3, 4, 5]
+
+
+async def test_the_measured_speed_is_told_for_the_choice_of_the_part_size(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    accept_parts(server)
+
+    await transfer.upload_large(source(fd, throughput=123))
+
+    assert server.calls("/v1/uploads")[0].json["throughput"] == 123
