@@ -5,11 +5,10 @@ observations: losing them costs one reading of the file, no byte on the wire, an
 is always asked of the server.
 """
 
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agent import clock
 
@@ -29,7 +28,8 @@ CREATE TABLE IF NOT EXISTS upload_parts (
 class PartMemory:
     """The digests of parts by content hash, in the agent's SQLite file."""
 
-    db: sqlite3.Connection
+    db: Any
+    """The connection; its driver has its home in `state`."""
     transaction: Callable[[], AbstractContextManager[None]]
 
     def known(self, content_hash: str, part_size: int) -> dict[int, str]:
