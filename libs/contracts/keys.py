@@ -1,4 +1,18 @@
-"""How the bytes of a session are named in S3 (pure)."""
+"""What Lockstep stores in S3, by name (pure)."""
+
+from typing import Final
+
+from libs.contracts.ids import new_id
+
+OBJECTS_PREFIX: Final = "t/"
+"""Objects of users: `t/<namespace>/<random>-<index>`."""
+PROBE_PREFIX: Final = "probe/"
+"""What a service writes to find out what S3 can do; nothing of it is worth keeping."""
+
+
+def new_prefix(namespace_id: str) -> str:
+    """Return a fresh random prefix for the keys of a session's objects."""
+    return f"{OBJECTS_PREFIX}{namespace_id}/{new_id()}"
 
 
 def key_of(prefix: str, index: int) -> str:

@@ -105,12 +105,12 @@ class S3ObjectStore:
 
     async def presign_put(self, key: str, *, size: int, sha256: str) -> Signed:
         """See the port."""
-        return self._presign("PUT", key, {}, _bound_headers(size, sha256))
+        return self._presign("PUT", key, {}, bound_headers(size, sha256))
 
     async def presign_part(self, key: str, upload_id: str, number: int, *, size: int, sha256: str) -> Signed:
         """See the port."""
         query = {"uploadId": upload_id, "partNumber": str(number)}
-        return self._presign("PUT", key, query, _bound_headers(size, sha256))
+        return self._presign("PUT", key, query, bound_headers(size, sha256))
 
     async def presign_get(self, key: str, *, filename: str | None = None) -> Signed:
         """See the port."""
@@ -258,7 +258,8 @@ def _keep_latest(found: dict[int, tuple[Any, StoredPart]], item: dict[str, Any])
         found[number] = (item["LastModified"], part)
 
 
-def _bound_headers(size: int, sha256: str) -> dict[str, str]:
+def bound_headers(size: int, sha256: str) -> dict[str, str]:
+    """Return the headers that bind a presigned PUT to a length and a SHA-256 (hex)."""
     return {"content-length": str(size), "x-amz-checksum-sha256": _b64(sha256)}
 
 

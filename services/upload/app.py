@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
 from aiohttp import web
 
@@ -15,6 +16,7 @@ from libs.mongo.views import Views
 from libs.runtime.backoff import Backoff
 from libs.runtime.logs import get_logger
 from libs.runtime.tasks import running
+from libs.storage.probe import probe
 from libs.storage.s3 import S3ObjectStore, open_store
 from libs.web.app import add_probe, make_app
 from libs.web.auth import AUTH, Authenticator
@@ -31,6 +33,7 @@ from services.upload.service.reading import Reading
 from services.upload.service.sealing import Sealing
 from services.upload.service.settling import Settling
 from services.upload.service.transfers import Transfers
+from services.upload.service.trust import Trust
 from services.upload.service.wakeups import Wakeups
 from services.upload.settings import Settings
 from services.upload.store.parts import PartStore
@@ -104,15 +107,19 @@ async def _start(app: web.Application, settings: Settings, stack: AsyncExitStack
     await bus.consume("upload", handlers(settling), probe=lambda: ping(database))
 
     preparation = Preparation(
-        lambda: migrate(database, "upload", MIGRATIONS), lambda: _prepare_s3(settings, objects)
+        lambda: migrate(database, "upload", MIGRATIONS),
+        lambda: _prepare_s3(settings, objects),
+        deps.trust.first_look,
     )
-    await stack.enter_async_context(running(outbox.run, preparation.run))
+    look = partial(probe, settings, objects)
+    await stack.enter_async_context(running(outbox.run, preparation.run, partial(deps.trust.find_out, look)))
     _add_probes(app, database, bus, objects, preparation)
 
 
 def _deps(settings: Settings, database: Database, outbox: Outbox, objects: S3ObjectStore) -> Deps:
     sessions = SessionStore(database, outbox)
-    return Deps(settings, sessions, PartStore(database, outbox, sessions), objects, Views(database))
+    trust = Trust(told=settings.s3_trust_checksums)
+    return Deps(settings, sessions, PartStore(database, outbox, sessions), objects, Views(database), trust)
 
 
 def _use_cases(deps: Deps, background: Background) -> tuple[UseCases, Settling]:
@@ -135,7 +142,6 @@ async def _prepare_s3(settings: Settings, objects: S3ObjectStore) -> None:
     log.info(
         "object store is ready",
         bucket=settings.s3_bucket,
-        trust_checksums=settings.s3_trust_checksums,
         single_put_bytes=settings.single_put_bytes,
         part_bytes=settings.part_bytes,
     )

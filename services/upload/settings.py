@@ -36,9 +36,9 @@ class Settings(ProcessSettings, MongoSettings, BusSettings, S3Settings, TokenSet
     """How long the process that joins the parts is believed to be alive without a sign of it."""
     redrive_seconds: float = Field(default=60.0, ge=0)
     """Age at which a commit that nobody answered is announced again."""
-    s3_trust_checksums: bool = True
-    """Whether S3 refuses a PUT whose body does not have the SHA-256 that its URL is bound to.
+    s3_trust_checksums: bool | None = None
+    """Whether S3 refuses bytes that do not have the SHA-256 that their URL is bound to.
 
-    Amazon S3, SeaweedFS and MinIO do. With an S3 that ignores `x-amz-checksum-sha256` set it to
-    false: then whole objects count as unverified until the janitor has read and hashed them.
+    When absent, this is found by trying, at the start. Where S3 does not, whole objects count as
+    unverified until the janitor has read and hashed them, and digests of parts are not given out.
     """

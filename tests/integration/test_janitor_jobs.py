@@ -13,6 +13,7 @@ import pytest
 
 from libs.contracts.ids import new_id
 from libs.contracts.internal import HousedObject
+from libs.contracts.keys import PROBE_PREFIX
 from libs.mongo.client import Database, open_database
 from libs.mongo.names import LEASES, OBJECTS
 from libs.mongo.views import Views
@@ -251,3 +252,19 @@ async def test_a_job_runs_in_one_janitor_only_and_a_failure_is_told(world: World
     assert len(runs) == 2
     assert not await one.once(Job(name, 60, fail))
     await world.database[LEASES].delete_one({"_id": name})
+
+
+@pytest.mark.parametrize(("grace", "kept"), [(0, False), (3600, True)], ids=["old", "young"])
+async def test_what_a_look_at_s3_left_behind_is_swept_whatever_the_epoch(
+    stack: Stack, grace: float, kept: bool
+) -> None:
+    async with AsyncExitStack() as exit_stack:
+        world = await _open(stack, exit_stack, sweep_grace=grace, epoch_quiet=10**12)
+        key = f"{PROBE_PREFIX}{new_id()}"
+        await world.store.put(key, b"left")
+        upload_id = await world.store.create_multipart(key)
+        await world.jobs.sweep()
+        assert (await world.store.head(key) is not None) is kept
+        assert (await world.store.list_parts(key, upload_id) is not None) is kept
+        await world.store.delete([key])
+        await world.store.abort_multipart(key, upload_id)

@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 from prometheus_client import Counter
 
 from libs.contracts.internal import MAX_KEYS
+from libs.contracts.keys import OBJECTS_PREFIX, PROBE_PREFIX
 from libs.messaging.dlq import dead_letters
 from libs.messaging.metrics import DEAD_WAITING
 from libs.mongo.views import Views
@@ -21,9 +22,6 @@ log = get_logger("janitor")
 T = TypeVar("T")
 
 COLLECTED: Final = Counter("lockstep_janitor_collected_total", "What the jobs dealt with", ["job"])
-
-PREFIX: Final = "t/"
-"""What Lockstep stores in the bucket; nothing else in it is touched."""
 
 
 class Jobs:
@@ -69,8 +67,9 @@ class Jobs:
             self._verifier.add(item)
 
     async def sweep(self) -> None:
-        """Remove what S3 holds and no service knows."""
+        """Remove what S3 holds and no service knows; nothing outside Lockstep's own prefixes."""
         await self._sweep_multiparts()
+        await self._sweep_probes()
         if may_sweep_objects(await self._views.epoch(), datetime.now(UTC), self._settings.epoch_quiet):
             await self._sweep_objects()
 
@@ -80,8 +79,16 @@ class Jobs:
             await self._store.delete(lost)
             _note_removed("objects", len(lost))
 
-    async def _old_keys(self) -> AsyncIterator[str]:
-        async for item in self._store.walk(PREFIX):
+    async def _sweep_probes(self) -> None:
+        """Remove what a service that died left of its look at S3: whatever the epoch, nobody owns it."""
+        async for keys in _batches(self._old_keys(PROBE_PREFIX)):
+            await self._store.delete(keys)
+        async for batch in _batches(self._old_multiparts(PROBE_PREFIX)):
+            for key, upload_id in batch:
+                await self._store.abort_multipart(key, upload_id)
+
+    async def _old_keys(self, prefix: str = OBJECTS_PREFIX) -> AsyncIterator[str]:
+        async for item in self._store.walk(prefix):
             if is_old(item.modified_at, datetime.now(UTC), self._settings.sweep_grace):
                 yield item.key
 
@@ -93,8 +100,8 @@ class Jobs:
                 await self._store.abort_multipart(key, upload_id)
             _note_removed("multiparts", len(lost))
 
-    async def _old_multiparts(self) -> AsyncIterator[tuple[str, str]]:
-        async for key, upload_id, started_at in self._store.walk_multiparts(PREFIX):
+    async def _old_multiparts(self, prefix: str = OBJECTS_PREFIX) -> AsyncIterator[tuple[str, str]]:
+        async for key, upload_id, started_at in self._store.walk_multiparts(prefix):
             if is_old(started_at, datetime.now(UTC), self._settings.sweep_grace):
                 yield key, upload_id
 

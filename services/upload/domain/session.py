@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Final
 
 from libs.contracts.api import UploadMode, UploadState
-from libs.contracts.ids import new_id
 from libs.contracts.tree import CommitTarget, ItemResult
 
 LIVE: Final = (UploadState.OPEN, UploadState.COMPLETING, UploadState.COMMITTING)
@@ -141,11 +140,6 @@ class Session:
 def dedupe_key(user_id: str, namespace_id: str, content_hash: str, size: int) -> str:
     """Return what makes two announcements the same session."""
     return f"{user_id}:{namespace_id}:{content_hash}:{size}"
-
-
-def new_prefix(namespace_id: str) -> str:
-    """Return a fresh random prefix for the keys of a session's objects."""
-    return f"t/{namespace_id}/{new_id()}"
 
 
 def indexes(entries: Collection[Entry]) -> list[int]:

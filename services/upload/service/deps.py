@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from libs.mongo.views import Views
 from libs.storage.port import ObjectStore
 from services.upload.domain.modes import Sizes
+from services.upload.service.trust import Trust
 from services.upload.settings import Settings
 from services.upload.store.parts import PartStore
 from services.upload.store.sessions import SessionStore
@@ -29,6 +30,7 @@ class Deps:
     parts: PartStore
     objects: ObjectStore
     views: Views
+    trust: Trust
     now: Callable[[], datetime] = now
 
     @property

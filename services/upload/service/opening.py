@@ -7,8 +7,9 @@ from typing import Final
 from libs.contracts.api import Upload, UploadMode, UploadState
 from libs.contracts.errors import QuotaError, RateLimitedError, UnavailableError
 from libs.contracts.ids import new_id
+from libs.contracts.keys import new_prefix
 from services.upload.domain.modes import Announced, StoredCopy, entry_of, mode_of, with_parts
-from services.upload.domain.session import Owner, Session, dedupe_key, new_prefix
+from services.upload.domain.session import Owner, Session, dedupe_key
 from services.upload.service import announce
 from services.upload.service.deps import Deps
 from services.upload.service.multiparts import Multiparts

@@ -35,7 +35,7 @@ class Sealing:
         missing = [entry.index for entry in entries if sizes.get(entry.key) != entry.size]
         if missing:
             raise missing_error("bytes_missing", missing)
-        verified = self._deps.settings.s3_trust_checksums
+        verified = self._deps.trust.puts
         return session.with_entries(replace(entry, sealed=True, verified=verified) for entry in entries)
 
     async def _sizes(self, session: Session, entries: Sequence[Entry]) -> dict[str, int]:
@@ -55,4 +55,4 @@ class Sealing:
             if not await self._multiparts.join(revived, held, notes):
                 raise UnavailableError("S3 has lost the parts", retry_after=1)
         sealed = session.with_entries([replace(session.entries[0], sealed=True, verified=False)])
-        return replace(sealed, digests_enforced=self._deps.settings.s3_trust_checksums)
+        return replace(sealed, digests_enforced=self._deps.trust.parts)

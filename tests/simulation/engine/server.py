@@ -26,6 +26,7 @@ from libs.contracts.errors import (
     NotFoundError,
     error_from_code,
 )
+from libs.contracts.keys import new_prefix
 from libs.contracts.parts import part_count
 from libs.contracts.paths import split_path
 from libs.contracts.tree import ItemResult, NodeRow
@@ -45,7 +46,7 @@ from services.metadata.store.reads import Head
 from services.upload.domain.completion import missing_error, plan, same_request, with_targets
 from services.upload.domain.modes import Announced, Sizes, StoredCopy, entry_of, mode_of
 from services.upload.domain.outcome import Refill, settled
-from services.upload.domain.session import Device, Session, dedupe_key, new_prefix
+from services.upload.domain.session import Device, Session, dedupe_key
 from services.upload.service import announce
 from services.upload.service.present import shown
 from tests.simulation.engine.store import Store
@@ -343,7 +344,8 @@ class Server:
             return 200, api.UrlsReply(items={i: self._put_url(session, i) for i in asked.body.entries})
         self._fix_digests(session, asked.body.parts)
         signed = {number: self._part_url(session, number) for number in asked.body.parts}
-        return 200, api.UrlsReply(items=signed)
+        done = [number for number in asked.body.parts if (session.id, number) in self.recorded]
+        return 200, api.UrlsReply(items=signed, done=done)
 
     def _open_session(self, asked: "_Asked") -> Session:
         session = self._session(asked)
