@@ -61,6 +61,7 @@ _COMMIT_CODES: Final = (
     "bytes_missing",
     "parts_missing",
     "upload_not_open",
+    "committed_elsewhere",
     "upload_failed",
     "depth_exceeded",
 )
@@ -110,7 +111,7 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     Endpoint(
         "create_upload", "POST", "/v1/uploads", "upload", "Open, or join, an upload session",
         api.UploadRequest, api.Upload, status=201,
-        codes=("not_found", "file_too_large", "quota_exceeded", "too_many_sessions"),
+        codes=("not_found", "file_too_large", "quota_exceeded", "too_many_sessions", "verification_pending"),
     ),
     Endpoint(
         "create_upload_batch", "POST", "/v1/uploads/batch", "upload", "Open a session of many small files",

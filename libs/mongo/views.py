@@ -103,6 +103,12 @@ class Views:
         rows = await self._in_pieces(OBJECTS, query, "content_hash", hashes)
         return {row["content_hash"]: row for row in rows}
 
+    async def being_verified(self, namespace_id: str, content_hash: str, size: int) -> bool:
+        """Say whether a live object with this claimed hash and size waits for its verification."""
+        query = {"namespace_id": namespace_id, "state": "live", "verified": False}
+        rows = await self._in_pieces(OBJECTS, query, "content_hash", [content_hash])
+        return any(row["size"] == size and not row.get("corrupt") for row in rows)
+
     async def rows_between(self, namespace_id: str, after: int, up_to: int) -> list[NodeRow]:
         """Return the feed's rows with after < seq ≤ up_to, in order of seq."""
         query = {"namespace_id": namespace_id, "seq": {"$gt": after, "$lte": up_to}}

@@ -55,8 +55,10 @@ async def create_upload(request: web.Request) -> web.Response:
     asked = await read_json(request, api.UploadRequest)
     namespace_id = await namespace_of(request, caller, asked.namespace_id)
     file = Announced(asked.content_hash, asked.size, asked.path)
-    opening = request.app[USE_CASES].opening
-    return _created(await opening.single(_owner(caller), namespace_id, file, asked.throughput))
+    session = await request.app[USE_CASES].opening.single(
+        _owner(caller), namespace_id, file, asked.throughput, send_anyway=asked.send_anyway
+    )
+    return _created(session)
 
 
 async def create_upload_batch(request: web.Request) -> web.Response:
@@ -98,10 +100,8 @@ async def upload_urls(request: web.Request) -> web.Response:
     asked = await read_json(request, api.UrlsRequest)
     transfers = request.app[USE_CASES].transfers
     if asked.parts is not None:
-        items = await transfers.part_urls(session, owner.device, asked.parts)
-    else:
-        items = await transfers.entry_urls(session, owner.device, asked.entries or [])
-    return reply(api.UrlsReply(items=items))
+        return reply(await transfers.part_urls(session, owner.device, asked.parts))
+    return reply(await transfers.entry_urls(session, owner.device, asked.entries or []))
 
 
 async def record_parts(request: web.Request) -> web.Response:

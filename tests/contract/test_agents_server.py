@@ -271,7 +271,7 @@ async def a_completion_that_is_repeated_commits_once(s: Asked) -> None:
     assert _row(first).seq == _row(again).seq
     elsewhere = CompleteItem(index=0, parent_id=s.root, name="g")
     (other,) = await s.api.complete_upload_batch(upload.upload_id, [elsewhere])
-    assert other.code == "upload_not_open"
+    assert other.code == "committed_elsewhere"
 
 
 async def a_refused_batch_is_completed_elsewhere_without_bytes(s: Asked) -> None:

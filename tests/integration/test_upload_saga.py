@@ -85,7 +85,7 @@ async def test_bytes_are_committed_at_one_target_only(world: World) -> None:
     upload = await world.opened_and_sent(account, b"one target")
     assert (await world.complete(account, upload)).status == 200
     answer = await world.complete(account, upload, name="other.txt")
-    assert (answer.status, answer.body["code"]) == (409, "upload_not_open")
+    assert (answer.status, answer.body["code"]) == (409, "committed_elsewhere")
     assert len(asked_for(world, upload)) == 1
 
 

@@ -132,7 +132,17 @@ def test_what_is_committed_is_answered_again_at_its_target_and_refused_elsewhere
     done = session(entry(target=TARGET, attempt=1, result=ItemResult(index=0, row=row())), attempt=1)
     assert plan(done, {0: TARGET}).answered[0].ok
     other = plan(done, {0: CommitTarget(parent_id=NAMESPACE, name="b")})
-    assert (other.answered[0].code, other.asked) == ("upload_not_open", {})
+    assert (other.answered[0].code, other.asked) == ("committed_elsewhere", {})
+
+
+def test_another_device_with_the_same_file_at_the_same_place_gets_the_same_answer() -> None:
+    """The two files differ in their times; the bytes are committed once."""
+    done = session(entry(target=TARGET, attempt=1, result=ItemResult(index=0, row=row())), attempt=1)
+    theirs = TARGET.model_copy(update={"mtime_ns": 7, "executable": True})
+    assert plan(done, {0: theirs}).answered[0].ok
+    assert same_request(done, {0: theirs})
+    based = CommitTarget(node_id=NAMESPACE, base_version_id=NAMESPACE)
+    assert not same_request(done, {0: based})
 
 
 @pytest.mark.parametrize("code", sorted(CURABLE))

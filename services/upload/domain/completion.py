@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from libs.contracts.errors import ConflictError, InvalidRequestError
+from libs.contracts.errors import CODES, ConflictError, InvalidRequestError
 from libs.contracts.tree import CommitTarget, ItemResult
 from services.upload.domain.outcome import failed_for_good
 from services.upload.domain.session import Entry, Session
@@ -23,8 +23,9 @@ class Plan:
 def plan(session: Session, targets: Targets) -> Plan:
     """Split the targets. Raises `InvalidRequestError` for an index that the session has not.
 
-    What is committed already at the same target is answered again (the first answer may have
-    been lost); at another one it is refused: the session's bytes are committed once.
+    What is committed already at the same place is answered again: the first answer may have been
+    lost, or another device that worked on the session was faster. At another place it is refused
+    ("committed_elsewhere"): the session's bytes are committed once.
     """
     entries = {entry.index: entry for entry in session.entries}
     unknown = sorted(set(targets) - set(entries))
@@ -36,21 +37,32 @@ def plan(session: Session, targets: Targets) -> Plan:
 
 def _known(entry: Entry, target: CommitTarget) -> ItemResult | None:
     if entry.committed:
-        again = entry.target == target
-        return (
-            entry.result if again else _refused(entry.index, "upload_not_open", "Committed at another target")
-        )
+        again = entry.target is not None and _same_place(entry.target, target)
+        return entry.result if again else _refused(entry.index, "committed_elsewhere")
     return entry.result if failed_for_good(entry) else None
 
 
-def _refused(index: int, code: str, detail: str) -> ItemResult:
-    return ItemResult(index=index, code=code, detail=detail)
+def _refused(index: int, code: str) -> ItemResult:
+    return ItemResult(index=index, code=code, detail=CODES[code].title)
+
+
+def _same_place(one: CommitTarget, other: CommitTarget) -> bool:
+    """Whether two targets differ in attributes at most: two devices have the same file, not its time."""
+    return _place(one) == _place(other)
+
+
+def _place(target: CommitTarget) -> tuple[object, ...]:
+    return (target.node_id, target.base_version_id, target.parent_id, target.name, target.undelete)
 
 
 def same_request(session: Session, targets: Targets) -> bool:
-    """Whether the latest completion asked for at least this."""
+    """Whether the latest completion asked for at least these places."""
     asked = {entry.index: entry.target for entry in session.asked()}
-    return all(index in asked and asked[index] == target for index, target in targets.items())
+    return all(_is_asked(asked.get(index), target) for index, target in targets.items())
+
+
+def _is_asked(asked: CommitTarget | None, target: CommitTarget) -> bool:
+    return asked is not None and _same_place(asked, target)
 
 
 def with_targets(session: Session, asked: Targets) -> Session:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from libs.contracts.api import Upload, UploadMode, UploadState
-from libs.contracts.errors import QuotaError, RateLimitedError, UnavailableError
+from libs.contracts.errors import ConflictError, QuotaError, RateLimitedError, UnavailableError
 from libs.contracts.ids import new_id
 from libs.contracts.keys import new_prefix
 from services.upload.domain.modes import Announced, StoredCopy, entry_of, mode_of, with_parts
@@ -27,12 +27,20 @@ class Opening:
         self._multiparts = multiparts
 
     async def single(
-        self, owner: Owner, namespace_id: str, file: Announced, throughput: int | None
+        self,
+        owner: Owner,
+        namespace_id: str,
+        file: Announced,
+        throughput: int | None,
+        *,
+        send_anyway: bool = False,
     ) -> Upload:
         """Return the live session of these bytes, or open one.
 
-        Raises `QuotaError` ("file_too_large", "quota_exceeded") and `RateLimitedError`
-        "too_many_sessions".
+        Raises `QuotaError` ("file_too_large", "quota_exceeded"), `RateLimitedError`
+        "too_many_sessions", and, unless the bytes are to be sent anyway, `ConflictError`
+        "verification_pending" while an object of the same content is being verified: sending a
+        large file can take hours, reading it here takes minutes.
         """
         self._check_size(file.size, self._deps.settings.max_file_bytes)
         key = dedupe_key(owner.user_id, namespace_id, file.content_hash, file.size)
@@ -41,6 +49,8 @@ class Opening:
             if session is not None:
                 return await self._join(session, owner)
             session = with_parts(await self._draft(owner, namespace_id, [file]), self._deps.sizes, throughput)
+            if session.multipart and not send_anyway:
+                await self._check_not_verifying(namespace_id, file)
             await self._check_room(session)
             if await self._deps.sessions.create(session, announce.started(session)):
                 return await self._shown(await self._multiparts.ensure(session))
@@ -54,6 +64,10 @@ class Opening:
         await self._check_room(session)
         await self._deps.sessions.create(session, announce.started(session))
         return await self._shown(session)
+
+    async def _check_not_verifying(self, namespace_id: str, file: Announced) -> None:
+        if await self._deps.views.being_verified(namespace_id, file.content_hash, file.size):
+            raise ConflictError(code="verification_pending")
 
     def _check_size(self, size: int, most: int) -> None:
         if size > most:

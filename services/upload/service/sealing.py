@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from libs.contracts.errors import UnavailableError
+from libs.contracts.limits import MAX_BATCH
 from services.upload.domain.completion import missing_error
 from services.upload.domain.session import Entry, Session
 from services.upload.service.deps import Deps
@@ -51,6 +52,8 @@ class Sealing:
             notes = await self._deps.parts.of(session)
             missing = held.missing(session, notes)
             if missing:
+                said = [number for number in missing if number in notes and notes[number].done]
+                await self._deps.parts.lost(session, said[:MAX_BATCH])
                 raise missing_error("parts_missing", missing)
             if not await self._multiparts.join(revived, held, notes):
                 raise UnavailableError("S3 has lost the parts", retry_after=1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from libs.contracts.api import SignedRequest, Upload, UploadState
+from libs.contracts.api import SignedRequest, Upload, UploadState, UrlsReply
 from libs.contracts.errors import ConflictError, InvalidRequestError
 from libs.contracts.parts import part_span
 from services.upload.domain.completion import missing_error
@@ -23,8 +23,8 @@ class Transfers:
         self._deps = deps
         self._multiparts = multiparts
 
-    async def part_urls(self, session: Session, device: Device, digests: Digests) -> dict[int, SignedRequest]:
-        """Presign parts, each bound to its length and digest.
+    async def part_urls(self, session: Session, device: Device, digests: Digests) -> UrlsReply:
+        """Presign parts, each bound to its length and digest, and name those that are done already.
 
         Raises `ConflictError` "part_digest_fixed" when another digest was given before.
         """
@@ -34,7 +34,8 @@ class Transfers:
         _check_digests(notes, digests)
         session = await self._multiparts.ensure(session)
         await self._touch(session, device)
-        return {note.number: await self._part_url(session, note) for note in notes.values()}
+        items = {note.number: await self._part_url(session, note) for note in notes.values()}
+        return UrlsReply(items=items, done=sorted(note.number for note in notes.values() if note.done))
 
     async def _part_url(self, session: Session, note: PartNote) -> SignedRequest:
         key, upload = session.entries[0].key, session.s3_upload_id or ""
@@ -43,14 +44,12 @@ class Transfers:
         )
         return request_of(signed)
 
-    async def entry_urls(
-        self, session: Session, device: Device, indexes: Sequence[int]
-    ) -> dict[int, SignedRequest]:
+    async def entry_urls(self, session: Session, device: Device, indexes: Sequence[int]) -> UrlsReply:
         """Presign the PUTs of entries again."""
         _check_open(session)
         entries = [_entry_to_put(session, index) for index in dict.fromkeys(indexes)]
         await self._touch(session, device)
-        return await presign_puts(self._deps.objects, entries)
+        return UrlsReply(items=await presign_puts(self._deps.objects, entries))
 
     async def record(self, session: Session, device: Device, digests: Digests) -> Upload:
         """Note parts as sent: a hint for people and other devices. What counts is what S3 lists.

@@ -89,6 +89,24 @@ class PartStore:
 
         return await self._outbox.transact(body)
 
+    async def lost(self, session: Session, numbers: Sequence[int]) -> None:
+        """Note that parts said to be done are not in S3."""
+        if not numbers:
+            return
+
+        async def body(transaction: Transaction) -> None:
+            query = {
+                "_id": {"$in": [part_row_id(session.id, number) for number in numbers]},
+                "done": True,
+            }
+            changed = await self._collection.update_many(
+                query, {"$set": {"done": False}}, session=transaction.session
+            )
+            if changed.modified_count:
+                await self._sessions.uncount_parts(session.id, changed.modified_count, transaction.session)
+
+        await self._outbox.transact(body)
+
     async def reset(self, session: Session) -> None:
         """Note that no part is done: what S3 held of them is gone."""
         with translated():

@@ -111,6 +111,10 @@ class SessionStore:
             raise LookupError(session_id)
         return to_session(document)
 
+    async def uncount_parts(self, session_id: str, count: int, session: MongoSession) -> None:
+        """Take back, in a transaction, parts that were counted as done."""
+        await self._update({"_id": session_id}, {"$inc": {"parts_done": -count}}, session)
+
     # Many -----------------------------------------------------------------------------------
 
     async def count_live(self, user_id: str) -> int:

@@ -27,7 +27,7 @@ from libs.contracts.errors import (
     error_from_code,
 )
 from libs.contracts.keys import new_prefix
-from libs.contracts.parts import part_count
+from libs.contracts.parts import part_count, part_span
 from libs.contracts.paths import split_path
 from libs.contracts.tree import ItemResult, NodeRow
 from libs.web.problems import from_validation, problem_document
@@ -36,9 +36,11 @@ from services.metadata.domain.model import (
     CommitFile,
     Job,
     Node,
+    Object,
     RestoreNode,
     RestoreVersion,
     UploadRef,
+    Version,
     to_micros,
 )
 from services.metadata.service.feed import checked, moved
@@ -90,6 +92,8 @@ class Server:
     """Told when the tree has changed: (sequence number before, after)."""
     commit_later: Callable[[Callable[[], None]], bool] = lambda _commit: False
     """Asked before a commit: True when it will be made later; the request is answered with 202 then."""
+    forgets: Callable[[], bool] = lambda: False
+    """Asked when a reader wants digests of parts: True when the session that sent them is not remembered."""
     purged_seq: int = 0
     clock: Callable[[], float] = lambda: 0.0
 
@@ -220,7 +224,32 @@ class Server:
                 results.append(api.DownloadResult(index=index, download=found))
         return 200, api.DownloadBatchReply(items=results)
 
+    def part_digests(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        query = asked.request.query
+        _, stored = self._readable(asked.path["node_id"], query.get("version"))
+        session = next((s for s in self.sessions.values() if self._joined(s, stored.key)), None)
+        if session is None or self.forgets():
+            return 200, api.PartDigests()
+        first, limit = int(query.get("first", 1)), int(query.get("limit", 1000))
+        size, total = session.part_size or 0, session.parts_total
+        items = [
+            PartRow(number=n, size=part_span(session.size, size, n)[1], digest=self.digests[session.id, n])
+            for n in range(first, min(first + limit - 1, total) + 1)
+        ]
+        return 200, api.PartDigests(part_size=size, parts_total=total, items=items)
+
+    def _joined(self, session: Session, key: str) -> bool:
+        return session.multipart and session.entries[0].key == key and session.entries[0].sealed
+
     def _download(self, node_id: str, version_id: str | None) -> api.Download:
+        version, stored = self._readable(node_id, version_id)
+        url, expires_at = self.store.sign(stored.key, self.now())
+        return api.Download(
+            node_id=node_id, version_id=version.id, url=url, expires_at=expires_at, size=version.size,
+            content_hash=version.content_hash,
+        )  # fmt: skip
+
+    def _readable(self, node_id: str, version_id: str | None) -> tuple[Version, Object]:
         node = self.space.nodes.get(node_id)
         if node is None or (version_id is None and not self.is_live(node)):
             raise NotFoundError
@@ -232,11 +261,7 @@ class Server:
         stored = self.space.objects.get(version.object_id)
         if version.corrupt or stored is None or not stored.live or stored.corrupt:
             raise ConflictError(code="object_gone")
-        url, expires_at = self.store.sign(stored.key, self.now())
-        return api.Download(
-            node_id=node_id, version_id=version.id, url=url, expires_at=expires_at, size=version.size,
-            content_hash=version.content_hash,
-        )  # fmt: skip
+        return version, stored
 
     # Sessions ---------------------------------------------------------------------------------
 
@@ -427,6 +452,7 @@ class Server:
         numbers = range(1, session.parts_total + 1)
         missing = [n for n in numbers if n not in held or (session.id, n) not in self.digests]
         if missing and key not in self.store.objects:
+            self.recorded.difference_update((session.id, number) for number in missing)
             raise missing_error("parts_missing", missing)
         if not missing:
             self.store.objects[key] = b"".join(held[number] for number in numbers)
@@ -496,6 +522,7 @@ _HANDLERS: Final[Mapping[str, Callable[[Server, _Asked], tuple[int, BaseModel | 
     "list_files": Server.list_files,
     "get_file": Server.get_file,
     "download": Server.download,
+    "part_digests": Server.part_digests,
     "download_batch": Server.download_batch,
     "create_upload": Server.create_upload,
     "create_upload_batch": Server.create_upload_batch,
