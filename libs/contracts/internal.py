@@ -41,6 +41,19 @@ class Collected(Reply):
     done: int
 
 
+class Place(Request):
+    """janitor → metadata, `POST /internal/versions/expire`: from where to go on; None: from the start."""
+
+    after: Id | None = None
+
+
+class Round(Reply):
+    """One step of a walk through everything: what it dealt with, and where to go on; None: at the end."""
+
+    done: int
+    next: Id | None = None
+
+
 class HousedObject(Reply):
     """An S3 object as housekeeping sees it."""
 

@@ -74,6 +74,7 @@ def jobs_of(settings: Settings, jobs: Jobs) -> list[Job]:
         Job("garbage", settings.janitor_garbage_interval, jobs.collect_garbage),
         Job("sweep", settings.janitor_sweep_interval, jobs.sweep),
         Job("purge", settings.janitor_purge_interval, jobs.purge),
+        Job("versions", settings.janitor_versions_interval, jobs.expire_versions),
         Job("dead letters", settings.janitor_dead_letter_interval, jobs.count_dead_letters, local=True),
     ]
 

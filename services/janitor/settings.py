@@ -31,7 +31,9 @@ class Settings(ProcessSettings, MongoSettings, BusSettings, S3Settings, TokenSet
     janitor_sweep_interval: float = Field(default=6 * _HOUR, gt=0)
     """Between two sweeps of S3 for what nobody owns."""
     janitor_purge_interval: float = Field(default=600.0, gt=0)
-    """Between two rounds of purging removed namespaces."""
+    """Between two rounds of purging removed namespaces and what has been in the trash for too long."""
+    janitor_versions_interval: float = Field(default=_DAY, gt=0)
+    """Between two looks at the history of all files for versions that retention does not keep."""
     janitor_dead_letter_interval: float = Field(default=30.0, gt=0)
     """Between two counts of dead letters."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
 
@@ -16,20 +16,24 @@ from libs.web.app import add_probe, make_app
 from libs.web.auth import AUTH, Authenticator
 from services.metadata.consumers import handlers
 from services.metadata.domain.model import Rules
+from services.metadata.domain.retention import Retention
 from services.metadata.routes import add_routes
-from services.metadata.routes.keys import FEED, HOUSEKEEPING, READING, SCHEMA, TREE
+from services.metadata.routes.keys import FEED, HOUSEKEEPING, READING, REMOVALS, SCHEMA, TREE
 from services.metadata.service.changes import Changes
 from services.metadata.service.feed import FeedService
 from services.metadata.service.housekeeping import Housekeeping
 from services.metadata.service.reading import ReadService
+from services.metadata.service.removals import Removals
 from services.metadata.service.tree import TreeService
 from services.metadata.settings import Settings
 from services.metadata.store.changes import ChangeStore
+from services.metadata.store.history import HistoryStore
 from services.metadata.store.namespaces import EpochStore, NamespaceStore
 from services.metadata.store.objects import ObjectStore
 from services.metadata.store.purge import PurgeStore
 from services.metadata.store.reads import ReadStore
 from services.metadata.store.schema import migrations
+from services.metadata.store.trash import TrashStore
 
 SERVICE = "metadata"
 
@@ -61,6 +65,7 @@ def _compose(app: web.Application, settings: Settings, database: Database, outbo
     epochs = EpochStore(database, believed_seconds=settings.epoch_refresh_seconds)
     rules = Rules(settings.max_depth, settings.max_unseen_rows, settings.quota_bytes)
     changes = Changes(ChangeStore(database, outbox, rules, _now), settings.max_transaction_ops)
+    retention = Retention(settings.retention_versions, timedelta(seconds=settings.retention_version_seconds))
     app[AUTH] = Authenticator(settings, views)
     app[TREE] = TreeService(changes, outbox)
     app[READING] = ReadService(reads, views, settings.quota_bytes)
@@ -70,7 +75,11 @@ def _compose(app: web.Application, settings: Settings, database: Database, outbo
         changes,
         NamespaceStore(database, _now),
         ObjectStore(database, _now),
+    )
+    app[REMOVALS] = Removals(
         PurgeStore(database, _now),
+        TrashStore(database, reads, timedelta(seconds=settings.retention_trash_seconds), _now),
+        HistoryStore(database, retention, _now),
     )
 
 

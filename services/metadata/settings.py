@@ -21,6 +21,12 @@ class Settings(ProcessSettings, MongoSettings, BusSettings, TokenSettings):
     """How long ago an object without versions must have been referred to last, to be doomed."""
     doom_grace_seconds: float = Field(default=24 * 3600.0, ge=0)
     """How long an object stays doomed before S3 may delete it; longer than any presigned URL."""
+    retention_versions: int = Field(default=100, ge=1)
+    """The newest versions of each file that are kept whatever their age; the current one always is."""
+    retention_version_seconds: float = Field(default=180 * 24 * 3600.0, ge=0)
+    """How long every version is kept, however many there are."""
+    retention_trash_seconds: float = Field(default=90 * 24 * 3600.0, ge=0)
+    """How long a deleted file or folder can be restored; then it is purged with its versions."""
     commit_record_seconds: int = Field(default=30 * 24 * 3600, ge=3600)
     """How long the outcome of a completion is kept for one that asks again."""
     epoch_refresh_seconds: float = Field(default=1.0, gt=0)

@@ -11,6 +11,8 @@ from libs.contracts.internal import (
     Known,
     KnownObjects,
     KnownUploads,
+    Place,
+    Round,
     Verification,
 )
 from libs.web.client import ServiceClient
@@ -39,6 +41,16 @@ class Housekeeping:
     async def purge_namespaces(self) -> int:
         """Have removed namespaces purged."""
         return await self._collect(f"{self._metadata}/namespaces/purge")
+
+    async def purge_trash(self) -> int:
+        """Have what was deleted longer ago than the trash is kept removed."""
+        return await self._collect(f"{self._metadata}/trash/purge")
+
+    async def expire_versions(self, after: str | None) -> Round:
+        """Have versions removed that retention does not keep, from a place on."""
+        return await self._client.fetch(
+            "POST", f"{self._metadata}/versions/expire", Round, Place(after=after)
+        )
 
     async def doomed(self) -> list[HousedObject]:
         """Return doomed objects whose grace time is over."""

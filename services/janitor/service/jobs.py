@@ -50,8 +50,19 @@ class Jobs:
         COLLECTED.labels("redrive").inc(await self._housekeeping.redrive_uploads())
 
     async def purge(self) -> None:
-        """Purge removed namespaces."""
+        """Purge removed namespaces, then what has been in the trash for too long."""
         await _until_done("purge", self._housekeeping.purge_namespaces)
+        await _until_done("purge trash", self._housekeeping.purge_trash)
+
+    async def expire_versions(self) -> None:
+        """Thin the history of all files to what retention keeps."""
+        place: str | None = None
+        while True:
+            step = await self._housekeeping.expire_versions(place)
+            COLLECTED.labels("expire versions").inc(step.done)
+            place = step.next
+            if place is None:
+                return
 
     async def collect_garbage(self) -> None:
         """Doom objects without a version; delete those doomed long enough, in S3 first."""

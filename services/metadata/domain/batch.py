@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from libs.contracts.errors import CODES
 from libs.contracts.events import TreeChanged
-from libs.contracts.tree import ItemResult, Kind
+from libs.contracts.tree import ItemResult
 from services.metadata.domain.model import Actor, Node, Object, Rules, Version
 from services.metadata.domain.tree import Tree
 
@@ -100,4 +100,4 @@ class Batch:
 
 
 def _live_file(node: Node | None) -> int:
-    return int(node is not None and node.kind is Kind.FILE and not node.deleted)
+    return int(node is not None and node.counts)

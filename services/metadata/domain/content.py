@@ -154,7 +154,7 @@ def condemn_object(batch: Batch, op: CondemnObject) -> Node | None:
     corrupt = {version.id: version for version in batch.tree.uses(op.object_id)}
     for version in corrupt.values():
         node = batch.tree.node(version.node_id)
-        if node is not None and node.version_id == version.id:
+        if node is not None and not node.purging and node.version_id == version.id:
             _step_back(batch, node, set(corrupt))
     return None
 

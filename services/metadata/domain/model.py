@@ -47,11 +47,18 @@ class Node:
     epoch: int = 0
     """The epoch in which the current version, or a node without versions, was made."""
     device: str | None = None
+    purging: bool = False
+    """A deleted node whose time is over: it and all below it are being removed, nothing brings it back."""
 
     @property
     def slot(self) -> Slot:
         """The place it takes while it is live."""
         return (self.parent_id, name_key(self.name))
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the files of `usage`: not deleted itself."""
+        return self.kind is Kind.FILE and not self.deleted
 
     def row(self) -> NodeRow:
         """Return it as it crosses borders."""

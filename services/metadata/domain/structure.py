@@ -35,9 +35,9 @@ def check_name_free(tree: Tree, parent_id: str, name: str, *, besides: str | Non
 
 
 def existing(tree: Tree, node_id: str) -> Node:
-    """Return the node, deleted or not, or refuse."""
+    """Return the node, deleted or not, or refuse; one that is being purged is as good as gone."""
     node = tree.node(node_id)
-    if node is None:
+    if node is None or node.purging:
         raise RefusedError("not_found")
     return node
 
@@ -95,6 +95,7 @@ def move(batch: Batch, op: Move) -> Node:
     """Move or rename. Out of a deleted folder is allowed; what is done already counts as done."""
     tree = batch.tree
     node = live(tree, op.node_id)
+    _check_stays(tree, node)
     if (node.parent_id, node.name) == (op.parent_id, op.name):
         return node
     if node.slot != (op.expect_parent_id, name_key(op.expect_name)):
@@ -104,6 +105,12 @@ def move(batch: Batch, op: Move) -> Node:
     check_parent(batch, op.parent_id)
     check_name_free(tree, op.parent_id, op.name, besides=node.id)
     return batch.put(FileMoved, replace(node, parent_id=op.parent_id, name=op.name))
+
+
+def _check_stays(tree: Tree, node: Node) -> None:
+    """Refuse what is below a folder that is being purged: some of what is in it may be gone already."""
+    if any(folder is not None and folder.purging for folder in tree.chain(node.parent_id)):
+        raise RefusedError("not_found")
 
 
 def _check_no_cycle(tree: Tree, node: Node, parent_id: str) -> None:

@@ -21,6 +21,12 @@ def buried(node: Node, folders: Mapping[str, Node | None]) -> bool:
     return any(folder is None or folder.deleted for folder in trail(node, folders))
 
 
+def topmost_deleted(node: Node, folders: Mapping[str, Node | None]) -> Node:
+    """Return the deleted node that hides a deleted one for longest: the topmost, or itself."""
+    deleted = [folder for folder in trail(node, folders) if folder is not None and folder.deleted]
+    return deleted[-1] if deleted else node
+
+
 def path_of(node: Node, folders: Mapping[str, Node | None]) -> str:
     """Return the path relative to the root, without a leading `/`."""
     names = [folder.name for folder in trail(node, folders) if folder is not None]

@@ -12,18 +12,26 @@ from libs.contracts.internal import (
     KnownObjects,
     NamespaceCreation,
     NamespaceRemoval,
+    Place,
     Verification,
 )
 from libs.web.app import path_id, query_text, read_json, reply, whole_number
 from libs.web.auth import AUTH, require_service
-from services.metadata.routes.keys import HOUSEKEEPING, SCHEMA
+from services.metadata.routes.keys import HOUSEKEEPING, REMOVALS, SCHEMA
 from services.metadata.service.housekeeping import Housekeeping
+from services.metadata.service.removals import Removals
 
 
 async def _housekeeping(request: web.Request) -> Housekeeping:
     require_service(request)
     await request.app[SCHEMA].check()
     return request.app[HOUSEKEEPING]
+
+
+async def _removals(request: web.Request) -> Removals:
+    require_service(request)
+    await request.app[SCHEMA].check()
+    return request.app[REMOVALS]
 
 
 async def create_namespace(request: web.Request) -> web.Response:
@@ -44,7 +52,17 @@ async def remove_namespace(request: web.Request) -> web.Response:
 
 
 async def purge(request: web.Request) -> web.Response:
-    return reply(Collected(done=await (await _housekeeping(request)).purge()))
+    return reply(Collected(done=await (await _removals(request)).namespaces()))
+
+
+async def purge_trash(request: web.Request) -> web.Response:
+    return reply(Collected(done=await (await _removals(request)).trash()))
+
+
+async def expire_versions(request: web.Request) -> web.Response:
+    removals = await _removals(request)
+    body = await read_json(request, Place)
+    return reply(await removals.versions(body.after))
 
 
 async def verify(request: web.Request) -> web.Response:
@@ -89,6 +107,8 @@ def add(app: web.Application) -> None:
         web.post("/internal/namespaces", create_namespace),
         web.delete("/internal/namespaces/{namespace_id}", remove_namespace),
         web.post("/internal/namespaces/purge", purge),
+        web.post("/internal/trash/purge", purge_trash),
+        web.post("/internal/versions/expire", expire_versions),
         web.post("/internal/objects/{object_id}/verification", verify),
         web.get("/internal/objects/unverified", unverified),
         web.post("/internal/objects/doom", doom),

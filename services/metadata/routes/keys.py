@@ -11,6 +11,7 @@ from services.metadata.domain.model import Actor, Node
 from services.metadata.service.feed import FeedService
 from services.metadata.service.housekeeping import Housekeeping
 from services.metadata.service.reading import ReadService
+from services.metadata.service.removals import Removals
 from services.metadata.service.tree import TreeService
 
 SCHEMA: Final = web.AppKey("schema", Schema)
@@ -18,6 +19,7 @@ TREE: Final = web.AppKey("tree", TreeService)
 READING: Final = web.AppKey("reading", ReadService)
 FEED: Final = web.AppKey("feed", FeedService)
 HOUSEKEEPING: Final = web.AppKey("housekeeping", Housekeeping)
+REMOVALS: Final = web.AppKey("removals", Removals)
 
 
 async def caller(request: web.Request) -> Caller:

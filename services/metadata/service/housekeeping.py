@@ -10,7 +10,6 @@ from services.metadata.service.changes import Changes
 from services.metadata.settings import Settings
 from services.metadata.store.namespaces import NamespaceStore
 from services.metadata.store.objects import ObjectStore
-from services.metadata.store.purge import PurgeStore
 
 
 class Housekeeping:
@@ -22,14 +21,12 @@ class Housekeeping:
         changes: Changes,
         namespaces: NamespaceStore,
         objects: ObjectStore,
-        purges: PurgeStore,
     ) -> None:
         self._age = timedelta(seconds=settings.garbage_age_seconds)
         self._grace = timedelta(seconds=settings.doom_grace_seconds)
         self._changes = changes
         self._namespaces = namespaces
         self._objects = objects
-        self._purges = purges
 
     async def create_namespace(self, namespace_id: str, user_id: str) -> None:
         """Make a user's root namespace. Raises `ConflictError` when the id is another's."""
@@ -39,10 +36,6 @@ class Housekeeping:
         """Refuse all access from now on. Raises `NotFoundError` when it is not that user's."""
         if not await self._namespaces.remove(namespace_id, user_id):
             raise NotFoundError
-
-    async def purge(self) -> int:
-        """Remove some of what removed namespaces left; 0: nothing is left."""
-        return await self._purges.purge()
 
     async def verify(self, object_id: str, *, ok: bool) -> None:
         """Record what reading an object's bytes has shown. Raises `NotFoundError`."""

@@ -94,7 +94,7 @@ class ReadService:
         async def window(after: int, up_to: int) -> list[Node]:
             found = await self._reads.deleted_between(namespace_id, after, up_to)
             folders = await self._reads.folders_above(found)
-            return [node for node in found if not buried(node, folders)]
+            return [node for node in found if not node.purging and not buried(node, folders)]
 
         nodes, place = await page_down(window, before, page.limit)
         more = encode_place("trash", place) if place > 1 else None

@@ -8,15 +8,23 @@ from libs.contracts.tree import Kind
 from libs.mongo.client import Document
 from services.metadata.domain.model import Node, Object, Version, from_micros
 
-_NODE_FIELDS = tuple(field.name for field in dataclasses.fields(Node) if field.name not in {"id", "kind"})
+_NODE_FIELDS = tuple(
+    field.name for field in dataclasses.fields(Node) if field.name not in {"id", "kind", "purging"}
+)
 _VERSION_FIELDS = tuple(field.name for field in dataclasses.fields(Version) if field.name != "id")
 
 
 def node_document(node: Node) -> Document:
-    """Return the whole document. Times are kept in microseconds: `changed_us` is what orders."""
+    """Return the whole document. Times are kept in microseconds: `changed_us` is what orders.
+
+    `deleted_at` queues a deleted node for its purge: since when it is deleted, or out of sight below
+    a folder that was deleted later. `purging` replaces it when that time is over.
+    """
     document: dict[str, Any] = {"_id": node.id, "kind": node.kind.value, "name_key": name_key(node.name)}
     document.update({name: getattr(node, name) for name in _NODE_FIELDS})
-    if node.deleted:
+    if node.purging:
+        document["purging"] = True
+    elif node.deleted:
         document["deleted_at"] = from_micros(node.changed_us)
     return document
 
@@ -24,7 +32,8 @@ def node_document(node: Node) -> Document:
 def node_of(document: Document) -> Node:
     """Return the node of a document."""
     fields = {name: document[name] for name in _NODE_FIELDS}
-    return Node(id=document["_id"], kind=Kind(document["kind"]), **fields)
+    purging = document.get("purging", False)
+    return Node(id=document["_id"], kind=Kind(document["kind"]), purging=purging, **fields)
 
 
 def version_document(version: Version) -> Document:

@@ -39,10 +39,14 @@ class ObjectStore:
         return [_housed(row) for row in rows if row["state"] == "live"][:limit]
 
     async def doom(self, age: timedelta, limit: int) -> int:
-        """Doom suspects that no version has and nobody referred to for `age`; return how many."""
-        rows = await self._queue("suspect_at", self._clock())
+        """Doom suspects that no version has and nobody referred to for `age`; clear those that one has.
+
+        Returns how many were dealt with, at most about `limit`.
+        """
         done = 0
-        for row in rows[:limit]:
+        for row in await self._queue("suspect_at", self._clock()):
+            if done >= limit:
+                break
             done += await self._judge(row["_id"], row["namespace_id"], self._clock() - age)
         return done
 
@@ -60,7 +64,7 @@ class ObjectStore:
                 await self._objects.update_one(
                     {"_id": object_id}, {"$unset": {"suspect_at": ""}}, session=session
                 )
-                return 0
+                return 1
             if row["last_ref_at"] > before:
                 return 0
             await self._doom_one(session, row)

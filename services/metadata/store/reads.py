@@ -38,10 +38,10 @@ class ReadStore:
         self._nodes = database[NODES]
 
     async def node(self, node_id: str) -> Node | None:
-        """Return a node, deleted or not."""
+        """Return a node, deleted or not, unless it is being purged."""
         with translated():
             row = await self._nodes.find_one({"_id": node_id})
-        return None if row is None else node_of(row)
+        return None if row is None or row.get("purging") else node_of(row)
 
     async def folders_above(self, nodes: Sequence[Node]) -> dict[str, Node | None]:
         """Return every folder above the nodes by id; None for one that is there no more."""

@@ -27,7 +27,11 @@ def migrations(commit_record_seconds: int) -> Sequence[Migration]:
             await step(database)
         await EpochStore(database).ensure()
 
-    return (first,)
+    async def second(database: Database) -> None:
+        for step in _retention():
+            await step(database)
+
+    return (first, second)
 
 
 def _first_schema(commit_record_seconds: int) -> tuple[Migration, ...]:
@@ -59,4 +63,16 @@ def _first_schema(commit_record_seconds: int) -> tuple[Migration, ...]:
         ]),
         create_indexes(COMMITS, [_index("created_at", expireAfterSeconds=commit_record_seconds)]),
         create_indexes(NAMESPACES, [_index("deleted_at", sparse=True)]),
+    )  # fmt: skip
+
+
+def _retention() -> tuple[Migration, ...]:
+    return (
+        create_indexes(NODES, [
+            # What is due to be purged, and what is being purged.
+            _index("deleted_at", sparse=True),
+            _index("purging", sparse=True),
+            # Deleted nodes below a folder that is purged; live ones are found by their places.
+            _index("parent_id", "deleted", partialFilterExpression={"deleted": True}),
+        ]),
     )  # fmt: skip
