@@ -358,7 +358,7 @@ class Engine:
         if not downloads:
             return None
         with self._about_root():
-            held = {temp.name: temp.stat.size for temp in self._parts.disk.leftover_temps()}
+            held = {temp.name: temp.held for temp in self._parts.disk.leftover_temps()}
             free_bytes = self._parts.disk.free_bytes()
         return disk_full_halt(
             downloads,

@@ -1,9 +1,9 @@
 """What a crash left in the agent's temporary folder. Nothing of it is removed unseen.
 
-A partial download stays: the next try continues it. A whole one whose version is not wanted any
-more is dropped, being the server's own bytes. What was being swapped may be the only copy of
-something a user wrote: it is dropped only when its very content is known to be agreed on or on
-the server, and otherwise given back to the user as a conflicted copy in the root.
+A partial download stays, with its journal: the next try continues it. A whole one whose version
+is not wanted any more is dropped, being the server's own bytes. What was being swapped may be the
+only copy of something a user wrote: it is dropped only when its very content is known to be agreed
+on or on the server, and otherwise given back to the user as a conflicted copy in the root.
 """
 
 from agent.disk import Disk, DiskError, Leftover
@@ -20,7 +20,9 @@ def rescue_leftovers(disk: Disk, state: State, work: Work) -> list[str]:
     known |= {node.content_hash or node.symlink_target or "" for node in state.remote.values()}
     wanted = {f"{node.id}.{node.version_id}" for node in state.remote.values()}
     rescued = []
-    for leftover in disk.leftover_temps():
+    leftovers = disk.leftover_temps()
+    wanted &= {leftover.name for leftover in leftovers}
+    for leftover in leftovers:
         try:
             path = _settle(disk, leftover, known, wanted, work)
         except DiskError as error:
@@ -36,7 +38,7 @@ def _settle(disk: Disk, leftover: Leftover, known: set[str], wanted: set[str], w
         disk.discard_temp(leftover.name)
         return None
     if not leftover.private:
-        if leftover.name not in wanted and state_is_complete(work):
+        if (leftover.download or leftover.name) not in wanted and state_is_complete(work):
             disk.discard_temp(leftover.name)
         return None
     content = disk.temp_content(leftover)

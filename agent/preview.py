@@ -214,7 +214,7 @@ def _arrived(disk: Disk, folder: Path) -> dict[str, int]:
     if not (folder / STATE_FOLDER / TMP).is_dir():
         return {}
     with suppress(DiskError):
-        return {temp.name: temp.stat.size for temp in disk.leftover_temps()}
+        return {temp.name: temp.held for temp in disk.leftover_temps()}
     return {}
 
 

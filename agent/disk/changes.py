@@ -24,7 +24,7 @@ from agent.disk.rename import (
     swap,
 )
 from agent.disk.root import sync_folder
-from agent.disk.temps import TMP, dress
+from agent.disk.temps import TMP, dress, drop_journal
 from agent.model import LocalEntry, LocalKind
 
 _NO_SYMLINKS: Final = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
@@ -40,6 +40,8 @@ class Ready:
     content_hash: str
     mtime_ns: int
     executable: bool = False
+    journal: bool = False
+    """Whether a journal lies beside it, to go when it has its place."""
 
 
 class Changes(Reads):
@@ -63,6 +65,8 @@ class Changes(Reads):
                 after = look_inside(fd)
             finally:
                 os.close(fd)
+            if ready.journal:
+                drop_journal(private.fd, ready.name)
         stat = after.stat if after.stat.same_content_signs(before.stat) else before.stat
         return LocalEntry(path, LocalKind.FILE, stat, ready.content_hash, hashed_at=clock.now())
 

@@ -24,6 +24,10 @@ TRASH: Final = "trash"
 _NO_MODES: Final = frozenset({errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 _SCRATCH: Final = "scratch."
 """How names of the agent's own trials begin: a crash may leave them, and they hold nothing of anybody."""
+_JOURNAL: Final = ".ranges"
+"""How the name of a partial download's journal ends."""
+_BLOCK: Final = 512
+"""Bytes in the unit of `st_blocks`."""
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -47,6 +51,13 @@ class Leftover:
     stat: FileStat
     links: int = 1
     """How many names the file has, this one among them."""
+    held: int = 0
+    """Bytes that it takes on the disk, its size at most: a partial download may have gaps."""
+
+    @property
+    def download(self) -> str | None:
+        """The name of the partial download of which it is the journal, if it is one."""
+        return None if self.private or not self.name.endswith(_JOURNAL) else self.name[: -len(_JOURNAL)]
 
     @property
     def private(self) -> bool:
@@ -127,21 +138,26 @@ class Temps(Rooted):
         Raises `BlockedError` "in_use" while it is open already or being installed.
         """
         name = self.temp_name(node_id, version_id)
-        with self._claimed(name), translated(name), self.root.state(TMP) as tmp:
-            fd = os.open(name, _NEW, 0o600, dir_fd=tmp)
-            try:
-                if kind_of(os.fstat(fd).st_mode) is not LocalKind.FILE or os.fstat(fd).st_nlink != 1:
-                    raise BlockedError("The temporary file is not a plain file")
-                yield Temp(name, fd)
-            finally:
-                os.close(fd)
+        with self._claimed(name), self._temp(name) as place, _plain(place.fd, place.name) as fd:
+            yield Temp(name, fd)
+
+    @contextmanager
+    def new_journal(self, temp: Temp) -> Iterator[int]:
+        """Open the journal of a partial download that is open, with what an earlier try left in it.
+
+        It stays as the temporary file does; `install` drops it.
+        """
+        with self._temp(temp.name + _JOURNAL) as place, _plain(place.fd, place.name) as fd:
+            yield fd
 
     def leftover_temps(self) -> tuple[Leftover, ...]:
         """Return what lies in the temporary folder, sorted by name."""
         with translated(TMP), self.root.state(TMP) as tmp:
-            found = [(name, look(Place(tmp, name)), _links(tmp, name)) for name in names_in(tmp)]
+            found = [(name, look(Place(tmp, name)), *_links(tmp, name)) for name in names_in(tmp)]
         return tuple(
-            Leftover(name, seen.kind, seen.stat, links) for name, seen, links in found if seen is not None
+            Leftover(name, seen.kind, seen.stat, links, held)
+            for name, seen, links, held in found
+            if seen is not None
         )
 
     def hash_temp(self, name: str) -> tuple[FileStat, str]:
@@ -189,11 +205,31 @@ class Temps(Rooted):
             yield Place(tmp, name)
 
 
-def _links(folder: int, name: str) -> int:
+@contextmanager
+def _plain(folder: int, name: str) -> Iterator[int]:
+    """Open a file of the agent's own, which is made if it is not there."""
+    fd = os.open(name, _NEW, 0o600, dir_fd=folder)
     try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_nlink
+        if kind_of(os.fstat(fd).st_mode) is not LocalKind.FILE or os.fstat(fd).st_nlink != 1:
+            raise BlockedError("The temporary file is not a plain file")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def drop_journal(tmp: int, name: str) -> None:
+    """Remove the journal of a download that is whole and in its place, if it has one."""
+    with suppress(OSError):  # what stays is dropped at the next start
+        os.unlink(name + _JOURNAL, dir_fd=tmp)
+
+
+def _links(folder: int, name: str) -> tuple[int, int]:
+    """Return how many names a file has, and how many bytes it takes."""
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
-        return 1
+        return 1, 0
+    return found.st_nlink, min(found.st_size, found.st_blocks * _BLOCK)
 
 
 def _scratch_name() -> str:

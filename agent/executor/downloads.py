@@ -4,15 +4,16 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Final
 
 from agent.actions import Download
-from agent.disk import DiskError, Ready
+from agent.disk import DiskError, Ready, Temp
 from agent.errors import LocalError
 from agent.executor.work import Work, agreed, chunks
 from agent.model import Kind, LocalEntry, RemoteNode
+from agent.transfer import in_ranges
 from libs.contracts.api import Download as Source
 from libs.contracts.api import DownloadItem
 from libs.contracts.errors import LockstepError, UnavailableError
@@ -117,9 +118,15 @@ class Downloads:
             content = b"" if source is None else await self._fetch_small(source, node)
             return await self._work.on_disk(self._put_small, action, content)
         with disk.new_temp(node.id, node.version_id or "") as temp:
-            if await self._work.transfer.download(source, temp.fd) != node.content_hash:
-                raise LocalError(code="corrupt_download")
+            await self._fetch_into(temp, source, node)
         return await self._work.on_disk(self._install, action, temp.name)
+
+    async def _fetch_into(self, temp: Temp, source: Source, node: RemoteNode) -> None:
+        """Fetch into a temporary file, a large one with the journal beside it."""
+        journal = self._work.disk.new_journal(temp) if in_ranges(node.size) else nullcontext(None)
+        with journal as notes:
+            if await self._work.transfer.download(source, temp.fd, notes) != node.content_hash:
+                raise LocalError(code="corrupt_download")
 
     async def _fetch_small(self, source: Source, node: RemoteNode) -> bytes:
         with _memory_file() as fd:
@@ -138,7 +145,7 @@ class Downloads:
     def _install(self, action: Download, temp: str) -> LocalEntry:
         node = action.node
         executable = self._work.merged_bit(node, action.expect)
-        ready = Ready(temp, node.content_hash or "", node.mtime_ns, executable)
+        ready = Ready(temp, node.content_hash or "", node.mtime_ns, executable, in_ranges(node.size))
         return self._work.disk.install(
             ready, action.path, expect=action.expect, keep_name=self._work.keep_name
         )

@@ -30,6 +30,7 @@ from libs.contracts.api import (
     FolderRequest,
     MoveRequest,
     Page,
+    PartDigests,
     PartsRequest,
     RestoreVersion,
     SyncPage,
@@ -51,6 +52,7 @@ from libs.contracts.api import (
 from libs.contracts.cursor import Cursor
 from libs.contracts.errors import LockstepError, UnavailableError, error_from_code
 from libs.contracts.ids import new_id
+from libs.contracts.limits import MAX_PAGE
 from libs.contracts.tree import BatchResults, CommitTarget, ItemResult, NodeRow, TreeBatch, TreeOp
 from libs.runtime.backoff import Backoff
 
@@ -245,6 +247,13 @@ class TransferCalls(_Calls):
         return await self._ask(
             DownloadBatchReply, Call("download_batch", body=DownloadBatchRequest(items=list(items)))
         )
+
+    async def part_digests(self, node_id: str, version_id: str, first: int) -> PartDigests:
+        """Return a page of the digests of the parts in which a version was sent, from part `first` on."""
+        call = Call(
+            "part_digests", {"node_id": node_id}, {"version": version_id, "first": first, "limit": MAX_PAGE}
+        )
+        return await self._ask(PartDigests, call)
 
     # Completing ---------------------------------------------------------------------------
 

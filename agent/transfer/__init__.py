@@ -2,6 +2,7 @@
 
 from agent.transfer.facade import Transfer, open_transfer
 from agent.transfer.large import LargeSource, LargeUpload
+from agent.transfer.ranges import in_ranges
 from agent.transfer.small import SmallOutcome, SmallSource, SmallUpload, split_batches
 from agent.transfer.tally import Tally
 
@@ -13,6 +14,7 @@ __all__ = [
     "SmallUpload",
     "Tally",
     "Transfer",
+    "in_ranges",
     "open_transfer",
     "split_batches",
 ]

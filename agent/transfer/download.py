@@ -3,21 +3,24 @@
 import asyncio
 import hashlib
 import os
+import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
-import aiohttp
-
 from agent.errors import LocalError
+from agent.transfer.blocking import guarded, in_thread
 from agent.transfer.channel import Channel
+from agent.transfer.lanes import Lanes
+from agent.transfer.ranged import PAUSE, RangedDownload, opened
+from agent.transfer.ranges import in_ranges
 from agent.transfer.retry import TransientError, repeat
+from agent.transfer.wire import Reading
 from libs.contracts.api import Download
 from libs.contracts.limits import MIB
 
 _IN_LOOP: Final = 64 * 1024
 """Pieces up to this size are hashed and written without a thread: that is cheaper."""
-_PAUSE: Final = 0.1
 
 
 @dataclass(slots=True)
@@ -63,30 +66,43 @@ class _CorruptError(Exception):
 
 
 class Downloads:
-    """Fetches files."""
+    """Fetches files: small ones in one stream, larger ones in ranges side by side."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._lanes = Lanes(channel.settings.part_parallel, time.monotonic)
 
-    async def fetch(self, item: Download, fd: int) -> str:
+    async def fetch(self, item: Download, fd: int, journal: int | None) -> str:
         """See `Transfer.download`."""
-        target = _Target(fd, item.size)
-        if os.fstat(fd).st_size:
-            await _blocking(target.rehash)
-        self._channel.tally.settled(target.offset)
-        digest = await self._verified(item, target)
+        if in_ranges(item.size):
+            digest = await self._in_ranges(item, fd, journal)
+        else:
+            digest = await self._in_one(item, fd)
         self._channel.tally.file_done()
         return digest
 
-    async def _verified(self, item: Download, target: _Target) -> str:
+    async def _in_ranges(self, item: Download, fd: int, journal: int | None) -> str:
+        partial = await opened(self._channel, item, fd, journal)
+        for _ in range(2):
+            digest = await RangedDownload(self._channel, self._lanes, partial).fetch()
+            if digest == item.content_hash:
+                return digest
+            await in_thread(partial.drop)
+        raise LocalError(code="corrupt_download")
+
+    async def _in_one(self, item: Download, fd: int) -> str:
+        target = _Target(fd, item.size)
+        if os.fstat(fd).st_size:
+            await in_thread(target.rehash)
+        self._channel.tally.settled(target.offset)
         try:
             return await self._fetched(item, target)
         except _CorruptError:
-            await _blocking(target.restart)
+            await in_thread(target.restart)
         try:
             return await self._fetched(item, target)
         except _CorruptError as error:
-            await _blocking(target.restart)
+            await in_thread(target.restart)
             raise LocalError(code="corrupt_download") from error
 
     async def _fetched(self, item: Download, target: _Target) -> str:
@@ -111,13 +127,13 @@ class Downloads:
         except TransientError:
             if target.offset <= before:
                 raise
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(PAUSE)
 
     async def _read(self, link: Download, target: _Target) -> None:
         """Read on from where the file ends. What came before a break is kept."""
-        async with self._channel.wire.get(link.url, target.offset) as response:
-            await _check_length(response, target)
-            async for piece in response.content.iter_any():
+        async with self._channel.wire.get(link.url, target.offset) as reading:
+            await _check_length(reading, target)
+            while piece := await reading.piece():
                 if target.offset + len(piece) > target.size:
                     raise _CorruptError
                 await _append(target, piece)
@@ -127,34 +143,16 @@ class Downloads:
             raise _CorruptError
 
 
-async def _check_length(response: aiohttp.ClientResponse, target: _Target) -> None:
+async def _check_length(reading: Reading, target: _Target) -> None:
     """Refuse an answer whose announced length is not what is missing; start over at a whole one."""
-    if response.status == HTTPStatus.OK and target.offset:
-        await _blocking(target.restart)
-    if response.content_length is not None and response.content_length != target.size - target.offset:
+    if reading.status == HTTPStatus.OK and target.offset:
+        await in_thread(target.restart)
+    if reading.length is not None and reading.length != target.size - target.offset:
         raise _CorruptError
 
 
 async def _append(target: _Target, piece: bytes) -> None:
     if len(piece) <= _IN_LOOP:
-        _guarded(target.append, piece)
+        guarded(target.append, piece)
     else:
-        await _blocking(target.append, piece)
-
-
-async def _blocking(call: Any, *args: Any) -> None:
-    """Call in a thread; a cancelled caller waits for its end, for the thread writes to an open file."""
-    thread = asyncio.ensure_future(asyncio.to_thread(_guarded, call, *args))
-    try:
-        await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        await asyncio.wait([thread])
-        raise
-
-
-def _guarded(call: Any, *args: Any) -> None:
-    """Call with the file system's errors as `LocalError` "unwritable" (such as a full disk)."""
-    try:
-        call(*args)
-    except OSError as error:
-        raise LocalError(f"The file cannot be written: {error.strerror}", code="unwritable") from error
+        await in_thread(target.append, piece)

@@ -79,15 +79,16 @@ class Transfer:
                 if error.code not in _SEND_AGAIN or sends >= _MAX_SENDS:
                     raise
 
-    async def download(self, item: Download, fd: int) -> str:
+    async def download(self, item: Download, fd: int, journal: int | None = None) -> str:
         """Fetch into the file `fd` (open for reading and writing) and return its SHA-256.
 
-        What the file holds already is taken as the beginning, so an interrupted download
-        continues. The result has the announced size and hash, else: once more from the start,
-        then `LocalError` "corrupt_download". Not flushed to disk. "unwritable" when it is full.
+        What a small file holds already is taken as its beginning; a large one (see `in_ranges`)
+        continues with what it lacks by its `journal`, a second such file that is kept with it. The
+        result has the announced size and hash, else: once more from the start, then `LocalError`
+        "corrupt_download". Not flushed to disk. "unwritable" when that is full; nothing is lost then.
         """
         async with self._download_slots:
-            return await self._downloads.fetch(item, fd)
+            return await self._downloads.fetch(item, fd, journal)
 
 
 @asynccontextmanager

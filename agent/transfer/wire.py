@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -15,6 +15,7 @@ from agent.credentials import is_loopback
 from agent.errors import LocalError
 from agent.remote.problems import connection_error
 from agent.settings import Settings
+from agent.transfer.pace import Pace
 from agent.transfer.retry import DamagedError, TransientError, UrlRefusedError
 from libs.contracts.api import SignedRequest
 from libs.contracts.limits import MIB
@@ -39,6 +40,8 @@ class Body(aiohttp.Payload):
         super().__init__(pieces)
         self._size = size
         self._pieces = pieces
+        self.pace = Pace(None)
+        """How fast it may be sent; `Wire.put` sets its own."""
         self.failure: Exception | None = None
 
     @override
@@ -51,11 +54,19 @@ class Body(aiohttp.Payload):
         """Send the body."""
         try:
             async for piece in self._pieces():
-                await writer.write(piece)
+                await self._write_piece(writer, piece)
         except (LocalError, OSError) as error:
             if not isinstance(error, (ConnectionError, TimeoutError)):
                 self.failure = error
             raise
+
+    async def _write_piece(self, writer: AbstractStreamWriter, piece: bytes) -> None:
+        """Send a piece no faster than the pace; in smaller ones where the limit is low."""
+        step = self.pace.piece
+        for start in range(0, len(piece), step):
+            part = piece if len(piece) <= step else piece[start : start + step]
+            await self.pace.take(len(part))
+            await writer.write(part)
 
 
 def body_of(content: bytes) -> Body:
@@ -74,6 +85,9 @@ class Wire:
 
     def __init__(self, session: aiohttp.ClientSession, settings: Settings) -> None:
         self._session = session
+        self.up = Pace(settings.limit_up or None)
+        self.down = Pace(settings.limit_down or None)
+        """What a reader of `get` takes from after each piece: the sender then slows down too."""
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=settings.connect_timeout, sock_read=settings.stall_seconds
         )
@@ -84,6 +98,7 @@ class Wire:
         Raises `TransientError`, `UrlRefusedError`, `DamagedError`, `LocalError`, or what the
         body's reader raised.
         """
+        body.pace = self.up
         try:
             async with self._session.request(
                 signed.method, checked_url(signed.url), data=body, headers=signed.headers,
@@ -96,22 +111,50 @@ class Wire:
             raise refusal_of(response.status, content, response.headers)
 
     @asynccontextmanager
-    async def get(self, url: str, start: int) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Open a read from byte `start` on; status 200 or 206. Raises as `put`.
+    async def get(self, url: str, first: int = 0, last: int | None = None) -> AsyncIterator["Reading"]:
+        """Open a read from byte `first` on, or to byte `last`; status 200 or 206. Raises as `put`.
 
-        What breaks while the body is read is translated too.
+        Whether the answer is what was asked for is for the caller to check.
         """
-        headers = {"Range": f"bytes={start}-"} if start else {}
+        options: dict[str, Any] = {}
+        if last is not None:
+            options = {"headers": {"Range": f"bytes={first}-{last}"}, "read_bufsize": PIECE}
+        elif first:
+            options = {"headers": {"Range": f"bytes={first}-"}}
         try:
             async with self._session.get(
-                checked_url(url), headers=headers, allow_redirects=False, timeout=self._timeout
+                checked_url(url), allow_redirects=False, timeout=self._timeout, **options
             ) as response:
                 if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
                     content = await response.content.read(_ERROR_BYTES)
                     raise refusal_of(response.status, content, response.headers)
-                yield response
+                yield Reading(response, self.down)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _broken(error) from error
+
+
+class Reading:
+    """An answer whose body is read piece by piece."""
+
+    def __init__(self, response: aiohttp.ClientResponse, pace: Pace) -> None:
+        self._response = response
+        self._pace = pace
+        self.status = response.status
+        self.length = response.content_length
+        """Bytes of the body, if that is announced."""
+        self.content_range = response.headers.get("Content-Range", "")
+
+    async def piece(self) -> bytes:
+        """Return what comes next, 256 KiB at most, no faster than the pace; nothing at the end.
+
+        Raises `TransientError` when the body breaks off.
+        """
+        try:
+            piece = await self._response.content.read(self._pace.piece)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _broken(error) from error
+        await self._pace.take(len(piece))
+        return piece
 
 
 def refusal_of(status: int, content: bytes, headers: Mapping[str, str]) -> Exception:
@@ -146,7 +189,7 @@ def _seconds(text: str | None) -> float:
 
 def s3_session(settings: Settings) -> aiohttp.ClientSession:
     """Return a session for S3, with a connection for every transfer that may run."""
-    connector = aiohttp.TCPConnector(limit=2 * settings.small_parallel + settings.part_parallel)
+    connector = aiohttp.TCPConnector(limit=2 * (settings.small_parallel + settings.part_parallel))
     return aiohttp.ClientSession(
         connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, read_bufsize=MIB
     )

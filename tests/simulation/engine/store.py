@@ -65,12 +65,21 @@ class Store:
             self.parts.setdefault(permit.key, {})[permit.part] = content
         return 200, b""
 
-    def get(self, url: str, start: int, now: datetime) -> tuple[int, bytes]:
-        """Return status and body from a byte on."""
+    def get(
+        self, url: str, span: tuple[int, int | None] | None, now: datetime
+    ) -> tuple[int, bytes, dict[str, str]]:
+        """Return status, body and headers of a read: all, or from a byte on, or to a last one."""
         permit = self.permits.get(url)
         if permit is None or permit.size is not None or now > permit.expires_at:
-            return 403, b"<Error><Code>AccessDenied</Code></Error>"
+            return 403, b"<Error><Code>AccessDenied</Code></Error>", {}
         if permit.key not in self.objects:
-            return 404, b"<Error><Code>NoSuchKey</Code></Error>"
+            return 404, b"<Error><Code>NoSuchKey</Code></Error>", {}
         self.gets += 1
-        return (206 if start else 200), self.objects[permit.key][start:]
+        content = self.objects[permit.key]
+        if span is None:
+            return 200, content, {}
+        first, last = span[0], len(content) - 1 if span[1] is None else min(span[1], len(content) - 1)
+        if first > last:
+            return 416, b"<Error><Code>InvalidRange</Code></Error>", {}
+        whole = f"bytes {first}-{last}/{len(content)}"
+        return 206, content[first : last + 1], {"Content-Range": whole}

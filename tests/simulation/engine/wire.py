@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,8 @@ from tests.simulation.engine.machine import Machine
 from tests.simulation.engine.server import Answer, Request, Server
 
 SERVER = "http://127.0.0.1:2"
+Span = tuple[int, int | None]
+"""First byte and last one of a range; None: to the end."""
 _BROKEN = 0.3
 """Of the faults of a call, how many each kind has."""
 
@@ -81,16 +83,44 @@ class Network:
         self.trace.append(f"{device} PUT {len(content)} {status}")
         return Answer(status, body)
 
-    async def get(self, device: str, url: str, start: int) -> Answer:
-        """Bring bytes from the store; what is damaged has the right length."""
+    async def get(self, device: str, url: str, span: Span | None) -> "Read":
+        """Bring bytes from the store, or something else."""
         await self.travel()
         if self.strikes() and self.rng.random() < _BROKEN:
             raise _refused()
-        status, body = self.server.store.get(url, start, self.server.now())
+        status, body, headers = self.server.store.get(url, span, self.server.now())
+        read = Read(Answer(status, body, headers), len(body))
         if status in {200, 206} and body and self.strikes():
-            body = bytes([body[0] ^ 1]) + body[1:]
+            read = self._spoilt(read, url)
         self.trace.append(f"{device} GET {len(body)} {status}")
-        return Answer(status, body)
+        return read
+
+    def _spoilt(self, read: "Read", url: str) -> "Read":
+        """Return a read as it may come over a bad line, by a bad store, or from a hotel's network."""
+        answer = read.answer
+        match self.rng.choice(("damaged", "broken", "short", "page", "whole")):
+            case "damaged":  # it has the right length
+                body = bytes([answer.body[0] ^ 1]) + answer.body[1:]
+                return Read(replace(answer, body=body), read.length)
+            case "broken":
+                return Read(replace(answer, body=answer.body[: len(answer.body) // 2]), read.length)
+            case "short":
+                body = answer.body[:-1]
+                return Read(replace(answer, body=body), len(body))
+            case "page":
+                page = b"<html>Sign in</html>"
+                return Read(Answer(200, page), len(page))
+            case _:
+                status, body, headers = self.server.store.get(url, None, self.server.now())
+                return Read(Answer(status, body, headers), len(body))
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An answer with a body of an announced `length`; it breaks off when there is less of it."""
+
+    answer: Answer
+    length: int
 
 
 def _refused() -> Exception:
@@ -126,10 +156,17 @@ class Session:
     ) -> AsyncIterator[Any]:
         """Read from the store."""
         self.machine.step("send")
-        start = int((headers or {}).get("Range", "bytes=0-")[6:-1])
-        answer = await self.network.get(self.machine.name, url, start)
+        read = await self.network.get(self.machine.name, url, _span((headers or {}).get("Range")))
         self.machine.step("answer")
-        yield _response(answer)
+        yield _response(read.answer, read.length)
+
+
+def _span(header: str | None) -> Span | None:
+    """Return first byte and last one, if named, of a `Range` header."""
+    if header is None:
+        return None
+    first, _, last = header.removeprefix("bytes=").partition("-")
+    return int(first), int(last) if last else None
 
 
 async def _body(data: Any) -> bytes:
@@ -142,18 +179,21 @@ async def _body(data: Any) -> bytes:
     return b"".join(pieces)
 
 
-def _response(answer: Answer) -> Any:
-    async def read(_count: int = -1) -> bytes:
-        return answer.body
+def _response(answer: Answer, length: int | None = None) -> Any:
+    """Return what the agent sees of an answer. A body comes in two pieces, and breaks off where it ends."""
+    left = bytearray(answer.body)
+    announced = len(answer.body) if length is None else length
+    most = len(left) // 2 + 1 if answer.status in {200, 206} else len(left)
 
-    async def pieces() -> AsyncIterator[bytes]:
-        half = len(answer.body) // 2
-        for piece in (answer.body[:half], answer.body[half:]):
-            if piece:
-                yield piece
+    async def read(count: int = -1) -> bytes:
+        if not left and announced > len(answer.body):
+            raise aiohttp.ClientPayloadError("the body ended early")
+        size = len(left) if count < 0 else min(count, most)
+        piece = bytes(left[:size])
+        del left[:size]
+        return piece
 
-    content = SimpleNamespace(read=read, iter_any=pieces)
     return SimpleNamespace(
-        status=answer.status, headers=answer.headers, read=read, content=content,
-        content_length=len(answer.body),
+        status=answer.status, headers=answer.headers, read=read, content=SimpleNamespace(read=read),
+        content_length=announced,
     )  # fmt: skip

@@ -41,6 +41,8 @@ from tests.support.metadata_space import ROOT, Space
 
 WALL = 1_764_000_000.0
 """Where the wall clock begins."""
+_FORGETS = 0.2
+"""How often the server does not know (any more) in which parts a file was sent."""
 _SHM = Path("/dev/shm")  # noqa: S108 - a disk in memory, where the system has one
 
 
@@ -89,6 +91,7 @@ class World:
         self.server = Server(clock=loop.time)
         self.server.commit_later = self._commit_later
         self.server.on_change = self._push
+        self.server.forgets = lambda: rng.random() < _FORGETS
         self.network = Network(self.server, rng, on_lost=self._lost)
         self.ledger = Ledger()
         self._ticks = count(1)
@@ -545,5 +548,6 @@ def _stand_ins(world: World, ids: random.Random) -> dict[str, Any]:
         "agent.executor.uploads.SINGLE_PUT_BYTES": 64,
         "agent.executor.downloads.SINGLE_PUT_BYTES": 64,
         "agent.executor.downloads._IN_MEMORY": 64,
+        "agent.transfer.ranges.RANGE_BYTES": 48,
         "secrets.token_hex": token_hex,
     }
