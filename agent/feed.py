@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from agent.damaged import spare
 from agent.model import RemoteNode, SyncedNode
 from agent.remote import Api
 from agent.state import State
 from libs.contracts.api import PushChanges, PushHeads, SyncPage
 from libs.contracts.cursor import Cursor
 from libs.contracts.errors import GoneError
+from libs.contracts.tree import NodeRow
 from libs.runtime.logs import get_logger
 
 log = get_logger("feed")
@@ -63,6 +65,7 @@ class Feed:
 
     def _take(self, page: SyncPage) -> None:
         with self._state.transaction():
+            spare(self._state, page.items)
             self._state.put_remote(map(RemoteNode.of, page.items))
             self._state.put(CURSOR, page.cursor)
 
@@ -72,11 +75,14 @@ class Feed:
         Without `restored`, a node that was synced and is absent now was deleted.
         """
         rows: dict[str, RemoteNode] = {}
+        stepped_back: dict[str, NodeRow] = {}
         cursor: str | None = None
         while True:
             page = await self._api.sync(cursor)
             for row in page.items:
                 rows[row.id] = RemoteNode.of(row)
+                if row.damaged:
+                    stepped_back[row.id] = row
             cursor = page.cursor
             if not page.has_more:
                 break
@@ -85,6 +91,7 @@ class Feed:
         with self._state.transaction():
             if restored:
                 self._rebase(rows, page.epoch)
+            spare(self._state, stepped_back.values())
             newer = [] if restored else self._beyond(Cursor.decode(cursor))
             self._state.keep_remote(set())
             self._state.put_remote([*rows.values(), *newer])
@@ -122,6 +129,7 @@ class Feed:
         if push.from_seq != self.seq:
             return False
         with self._state.transaction():
+            spare(self._state, push.rows)
             self._state.put_remote(map(RemoteNode.of, push.rows))
             self._state.put(CURSOR, place.at(self._namespace_id, push.to_seq).encode())
         return True

@@ -16,6 +16,7 @@ from agent.actions import (
     RotateRemote,
     SetRemote,
 )
+from agent.damaged import spare
 from agent.disk import DiskError
 from agent.executor.work import Work, agreed, chunks, row_of, within_64_bits
 from agent.model import Kind, LocalEntry, RemoteNode
@@ -80,6 +81,7 @@ class TreeChanges:
             for step, result in zip(steps, results, strict=True):
                 if result.ok:
                     row = row_of(result)
+                    spare(self._work.state, [row])
                     self._work.state.put_remote([RemoteNode.of(row)])
                     step.record(row)
                     self._work.done(step.path)

@@ -56,6 +56,9 @@ class NodeRow(Reply):
     """The server's epoch in which the current version (or the node) was made."""
     device: str | None = None
     """Name of the device that made the latest change."""
+    damaged: list[Sha256] = []
+    """Contents that it showed until their bytes turned out to be damaged or gone, the latest last: a
+    device that has one of them sends it again instead of replacing it."""
 
 
 class CommitTarget(Request):

@@ -1,6 +1,8 @@
 """Operations on content: commit an uploaded file, restore a version, give up corrupt bytes."""
 
 from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Final
 
 from libs.contracts.events import FileCommitted, FileDeleted, FileUpdated, UploadedObject
 from libs.contracts.tree import CommitTarget, Kind
@@ -8,6 +10,9 @@ from services.metadata.domain.batch import Batch, RefusedError
 from services.metadata.domain.model import CommitFile, CondemnObject, Node, Object, RestoreVersion, Version
 from services.metadata.domain.structure import check_name_free, check_parent, existing, live
 from services.metadata.domain.tree import Tree
+
+_MAX_DAMAGED: Final = 20
+"""So many contents a row names at most."""
 
 
 def commit_file(batch: Batch, op: CommitFile) -> Node:
@@ -104,7 +109,7 @@ def _put_version(batch: Batch, node: Node, stored: Object, draft: _Draft) -> Nod
         seq=0,
         created_us=0,
     )
-    row = batch.put(FileCommitted, replace(_showing(node, version), deleted=False))
+    row = batch.put(FileCommitted, replace(_showing(node, version), deleted=False, damaged=()))
     batch.add_version(version)
     return row
 
@@ -148,7 +153,8 @@ def restore_version(batch: Batch, op: RestoreVersion) -> Node:
 def condemn_object(batch: Batch, op: CondemnObject) -> Node | None:
     """Mark the object's versions corrupt; each file that shows one goes back to its last good one.
 
-    A file without any good version is deleted: there is nothing to show.
+    A file without any good version is deleted: there is nothing to show. Its row names what it went
+    back from, so that a device that has that content sends it again.
     """
     batch.condemned.add(op.object_id)
     corrupt = {version.id: version for version in batch.tree.uses(op.object_id)}
@@ -162,7 +168,10 @@ def condemn_object(batch: Batch, op: CondemnObject) -> Node | None:
 def _step_back(batch: Batch, node: Node, corrupt: set[str]) -> None:
     history = batch.tree.history(node.id)
     good = next((version for version in history if not version.corrupt and version.id not in corrupt), None)
+    passed = takewhile(lambda version: good is None or version.id != good.id, history)
+    hashes = dict.fromkeys([*node.damaged, *(version.content_hash for version in reversed(list(passed)))])
+    damaged = tuple(hashes)[-_MAX_DAMAGED:]
     if good is not None:
-        batch.put(FileUpdated, _showing(node, good))
+        batch.put(FileUpdated, replace(_showing(node, good), damaged=damaged))
     elif not node.deleted:
-        batch.put(FileDeleted, replace(node, deleted=True))
+        batch.put(FileDeleted, replace(node, deleted=True, damaged=damaged))

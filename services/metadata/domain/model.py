@@ -47,6 +47,8 @@ class Node:
     epoch: int = 0
     """The epoch in which the current version, or a node without versions, was made."""
     device: str | None = None
+    damaged: tuple[str, ...] = ()
+    """Hashes of the contents that it went back from, because their bytes are not what was claimed."""
     purging: bool = False
     """A deleted node whose time is over: it and all below it are being removed, nothing brings it back."""
 
@@ -79,6 +81,7 @@ class Node:
             deleted=self.deleted,
             epoch=self.epoch,
             device=self.device,
+            damaged=list(self.damaged),
         )
 
 

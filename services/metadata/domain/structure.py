@@ -131,7 +131,7 @@ def delete(batch: Batch, op: Delete) -> Node:
         check_seen(node, op.seen_seq)
     else:
         _check_subtree(batch.tree, node, op.seen_seq)
-    return batch.put(FileDeleted, replace(node, deleted=True))
+    return batch.put(FileDeleted, replace(node, deleted=True, damaged=()))
 
 
 def check_version(node: Node, version_id: str | None) -> None:

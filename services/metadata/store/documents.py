@@ -8,9 +8,8 @@ from libs.contracts.tree import Kind
 from libs.mongo.client import Document
 from services.metadata.domain.model import Node, Object, Version, from_micros
 
-_NODE_FIELDS = tuple(
-    field.name for field in dataclasses.fields(Node) if field.name not in {"id", "kind", "purging"}
-)
+_APART = {"id", "kind", "damaged", "purging"}
+_NODE_FIELDS = tuple(field.name for field in dataclasses.fields(Node) if field.name not in _APART)
 _VERSION_FIELDS = tuple(field.name for field in dataclasses.fields(Version) if field.name != "id")
 
 
@@ -22,6 +21,8 @@ def node_document(node: Node) -> Document:
     """
     document: dict[str, Any] = {"_id": node.id, "kind": node.kind.value, "name_key": name_key(node.name)}
     document.update({name: getattr(node, name) for name in _NODE_FIELDS})
+    if node.damaged:
+        document["damaged"] = list(node.damaged)
     if node.purging:
         document["purging"] = True
     elif node.deleted:
@@ -32,8 +33,13 @@ def node_document(node: Node) -> Document:
 def node_of(document: Document) -> Node:
     """Return the node of a document."""
     fields = {name: document[name] for name in _NODE_FIELDS}
-    purging = document.get("purging", False)
-    return Node(id=document["_id"], kind=Kind(document["kind"]), purging=purging, **fields)
+    return Node(
+        id=document["_id"],
+        kind=Kind(document["kind"]),
+        damaged=tuple(document.get("damaged", ())),
+        purging=document.get("purging", False),
+        **fields,
+    )
 
 
 def version_document(version: Version) -> Document:
