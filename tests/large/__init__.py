@@ -1,0 +1,1 @@
+"""`make test-large`: one file of any size through the real stack, with an agent that is killed on the way."""

@@ -1,0 +1,90 @@
+"""What the server and S3 say while an agent is at work; asked as another device of the account."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+from botocore.client import Config
+from botocore.session import get_session
+from pymongo import MongoClient
+
+from libs.mongo.names import OBJECTS
+from tests.support.devices import Device
+from tests.support.stack import Stack
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A part at S3: when it was put tells whether it was put again."""
+
+    size: int
+    put_at: datetime
+
+
+class Observer:
+    """Reads only. Its tokens are renewed when they have expired: a run takes longer than they live."""
+
+    def __init__(self, device: Device, stack: Stack, s3_folder: Path) -> None:
+        self._device = device
+        self._env = stack.env
+        self._s3_folder = s3_folder
+
+    def get(self, path: str) -> Any:
+        """Ask the API."""
+        try:
+            return self._device.get(path)
+        except HTTPError as error:
+            if error.code != 401:
+                raise
+        self._device.ask("usage")
+        return self._device.get(path)
+
+    def session(self) -> dict[str, Any] | None:
+        """The account's upload session that was opened last."""
+        items = self.get("/v1/uploads?state=all")["items"]
+        found: dict[str, Any] | None = items[0] if items else None
+        return found
+
+    def parts(self) -> dict[int, Sent]:
+        """The parts that S3 holds of the one multipart upload, asked at S3 itself; none once it is joined."""
+        client, bucket = self._s3(), self._env["LOCKSTEP_S3_BUCKET"]
+        uploads = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+        if not uploads:
+            return {}
+        if len(uploads) > 1:
+            raise AssertionError(f"S3 knows {len(uploads)} multipart uploads, not one")
+        pages = client.get_paginator("list_parts").paginate(
+            Bucket=bucket, Key=uploads[0]["Key"], UploadId=uploads[0]["UploadId"]
+        )
+        return {
+            part["PartNumber"]: Sent(part["Size"], part["LastModified"])
+            for page in pages
+            for part in page.get("Parts", [])
+        }
+
+    def objects(self) -> list[int]:
+        """The sizes of the objects in the bucket."""
+        pages = self._s3().get_paginator("list_objects_v2").paginate(Bucket=self._env["LOCKSTEP_S3_BUCKET"])
+        return [item["Size"] for page in pages for item in page.get("Contents", [])]
+
+    def stored_bytes(self) -> int:
+        """What S3's data take of the disk, so also what was sent twice or broken off."""
+        return sum(path.stat().st_blocks * 512 for path in self._s3_folder.rglob("*.dat") if path.is_file())
+
+    def verified(self) -> bool:
+        """Whether the janitor has read and hashed all that is stored."""
+        with MongoClient[dict[str, Any]](self._env["LOCKSTEP_MONGO_URL"]) as client:
+            objects = list(client[self._env["LOCKSTEP_MONGO_DATABASE"]][OBJECTS].find({}))
+        return bool(objects) and all(item["verified"] for item in objects)
+
+    def _s3(self) -> Any:
+        return get_session().create_client(
+            "s3",
+            endpoint_url=self._env["LOCKSTEP_S3_ENDPOINT"],
+            region_name=self._env["LOCKSTEP_S3_REGION"],
+            aws_access_key_id=self._env["LOCKSTEP_S3_ACCESS_KEY"],
+            aws_secret_access_key=self._env["LOCKSTEP_S3_SECRET_KEY"],
+            config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+        )
