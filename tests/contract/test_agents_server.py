@@ -21,6 +21,8 @@ from agent.remote import Api, open_api
 from agent.remote.transport import Transport
 from agent.settings import Settings
 from agent.transfer import LargeSource, SmallSource, Transfer, open_transfer
+from agent.transfer.retry import UrlRefusedError
+from agent.transfer.wire import Wire, s3_session
 from libs.contracts.api import (
     CompleteItem,
     DownloadItem,
@@ -60,6 +62,7 @@ class Asked:
 
     api: Api
     transfer: Transfer
+    wire: Wire
 
     @property
     def root(self) -> str:
@@ -98,6 +101,14 @@ class Asked:
             cursor = page.cursor
             if not page.has_more:
                 return found
+
+    async def answer(self, url: str, first: int = 0, last: int | None = None) -> tuple[int, str, int, bytes]:
+        """Return status, Content-Range, announced length and body of a read from the store."""
+        async with self.wire.get(url, first, last) as reading:
+            body = b""
+            while piece := await reading.piece():
+                body += piece
+            return reading.status, reading.content_range, reading.length or 0, body
 
     async def read(self, node_id: str, version_id: str | None = None) -> bytes:
         source = await self.api.download(node_id, version_id)
@@ -321,6 +332,41 @@ async def downloads_come_one_by_one_and_in_batches(s: Asked) -> None:
     assert await s.read(row.id) == b"content"
 
 
+async def a_file_sent_in_parts_tells_their_digests(s: Asked) -> None:
+    content = random.Random(8).randbytes(2 * PART + 5)
+    row = await s.transfer.commit_large(_large(content), CommitTarget(parent_id=s.root, name="large"))
+    assert row.version_id is not None
+    page = await s.api.part_digests(row.id, row.version_id, 1)
+    assert (page.part_size, page.parts_total) == (PART, 3)
+    parts = [content[:PART], content[PART : 2 * PART], content[2 * PART :]]
+    told = [(n, len(part), hash_of(part)) for n, part in enumerate(parts, 1)]
+    assert [(item.number, item.size, item.digest) for item in page.items] == told
+    rest = await s.api.part_digests(row.id, row.version_id, 3)
+    assert [(item.number, item.size, item.digest) for item in rest.items] == told[2:]
+    beyond = await s.api.part_digests(row.id, row.version_id, 4)
+    assert (beyond.parts_total, beyond.items) == (3, [])
+
+
+async def a_file_sent_in_one_has_no_parts_to_tell_of(s: Asked) -> None:
+    row, folder = await s.file("f", b"content"), await s.folder("d")
+    page = await s.api.part_digests(row.id, row.version_id or "", 1)
+    assert (page.part_size, page.items) == (None, [])
+    assert await refused(s.api.part_digests(folder.id, new_id(), 1)) == "not_a_file"
+    assert await refused(s.api.part_digests(row.id, new_id(), 1)) == "not_found"
+    assert await refused(s.api.part_digests(new_id(), new_id(), 1)) == "not_found"
+
+
+async def a_part_of_a_file_is_read_as_asked(s: Asked) -> None:
+    row = await s.file("f", b"0123456789")
+    url = (await s.api.download(row.id)).url
+    assert await s.answer(url) == (200, "", 10, b"0123456789")
+    assert await s.answer(url, 4) == (206, "bytes 4-9/10", 6, b"456789")
+    assert await s.answer(url, 4, 6) == (206, "bytes 4-6/10", 3, b"456")
+    assert await s.answer(url, 8, 20) == (206, "bytes 8-9/10", 2, b"89")
+    with pytest.raises(UrlRefusedError):
+        await s.answer(url, 10, 20)
+
+
 async def the_feed_ends_at_the_head_and_goes_on_from_there(s: Asked) -> None:
     empty = await s.api.sync(None)
     assert (empty.items, empty.has_more) == ([], False)
@@ -356,6 +402,9 @@ CASES: list[Callable[[Asked], Awaitable[None]]] = [
     a_refused_batch_is_completed_elsewhere_without_bytes,
     a_large_file_goes_on_from_the_parts_that_are_there,
     downloads_come_one_by_one_and_in_batches,
+    a_file_sent_in_parts_tells_their_digests,
+    a_file_sent_in_one_has_no_parts_to_tell_of,
+    a_part_of_a_file_is_read_as_asked,
     the_feed_ends_at_the_head_and_goes_on_from_there,
     a_cursor_that_cannot_be_continued_is_gone,
 ]
@@ -372,7 +421,7 @@ async def in_simulation(home: Path) -> AsyncIterator[Asked]:
     server = Server(sizes=Sizes(single_put=PART, part=PART))
     session: Any = Session(Network(server, random.Random(1), delay=0.0), Machine("laptop"))
     api = Api(Transport(session, SERVER, settings, CredentialStore(settings)), settings)
-    yield Asked(api, Transfer(session, api, settings))
+    yield Asked(api, Transfer(session, api, settings), Wire(session, settings))
 
 
 @asynccontextmanager
@@ -381,7 +430,9 @@ async def real(stack: Stack, root: Path) -> AsyncIterator[Asked]:
     settings = Settings(home=device.home)
     async with AsyncExitStack() as opened:
         api = await opened.enter_async_context(open_api(settings))
-        yield Asked(api, await opened.enter_async_context(open_transfer(settings, api)))
+        transfer = await opened.enter_async_context(open_transfer(settings, api))
+        wire = Wire(await opened.enter_async_context(s3_session(settings)), settings)
+        yield Asked(api, transfer, wire)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
