@@ -6,6 +6,7 @@ import os
 import stat as modes
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -288,6 +289,40 @@ def test_a_download_that_is_being_installed_is_not_opened(disk: Disk, root: Path
     assert (root / "f").read_bytes() == b"whole"
     with disk.new_temp(NODE, VERSION) as temp:
         assert os.fstat(temp.fd).st_size == 0
+
+
+def _journaled(disk: Disk, content: bytes) -> Ready:
+    ready = downloaded(disk, content)
+    with disk.new_temp(NODE, VERSION) as temp, disk.new_journal(temp) as journal:
+        os.write(journal, b"notes")
+    return replace(ready, journal=True)
+
+
+def test_the_journal_of_a_download_goes_when_that_has_its_place(disk: Disk, root: Path) -> None:
+    ready = _journaled(disk, b"new")
+    assert [left.name for left in disk.leftover_temps()] == [ready.name, f"{ready.name}.ranges"]
+    assert [left.download for left in disk.leftover_temps()] == [None, ready.name]
+    disk.install(ready, "f", expect=None)
+    assert (root / "f").read_bytes() == b"new"
+    assert disk.leftover_temps() == ()
+
+
+def test_the_journal_of_a_download_that_is_not_taken_stays_with_it(disk: Disk, root: Path) -> None:
+    (root / "f").write_bytes(b"the user's")
+    ready = _journaled(disk, b"new")
+    with pytest.raises(OccupiedError):
+        disk.install(ready, "f", expect=None)
+    assert [left.name for left in disk.leftover_temps()] == [ready.name, f"{ready.name}.ranges"]
+    with disk.new_temp(NODE, VERSION) as temp, disk.new_journal(temp) as journal:
+        assert os.pread(journal, 100, 0) == b"notes"
+
+
+def test_a_gap_of_a_partial_download_is_not_taken_for_bytes(disk: Disk) -> None:
+    with disk.new_temp(NODE, VERSION) as temp:
+        os.pwrite(temp.fd, b"the end", 10_000_000)
+    (left,) = disk.leftover_temps()
+    assert left.stat.size == 10_000_007
+    assert 0 < left.held < 1_000_000
 
 
 @pytest.mark.parametrize("evil", ["../x", "a/b", "\0", "swap.1"])

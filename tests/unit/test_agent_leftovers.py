@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent import leftovers
 from agent.disk import Disk
 from agent.executor.work import Work
 from agent.leftovers import rescue_leftovers
@@ -97,3 +98,30 @@ def test_a_partial_download_stays_as_long_as_its_version_is_wanted(scene: Scene)
     (scene.tmp / f"{NODE}.{VERSION}").write_text("kno")
     (scene.tmp / f"{NODE}.{'d' * 24}").write_text("of an older version")
     assert scene.rescue() == (set(), {f"{NODE}.{VERSION}"})
+
+
+def test_a_journal_stays_with_its_download_goes_with_it_and_is_never_given_back(scene: Scene) -> None:
+    for version in (VERSION, "d" * 24):
+        (scene.tmp / f"{NODE}.{version}").write_text("kno")
+        (scene.tmp / f"{NODE}.{version}.ranges").write_bytes(b"\0 notes")
+    assert scene.rescue() == (set(), {f"{NODE}.{VERSION}", f"{NODE}.{VERSION}.ranges"})
+
+
+def test_a_journal_whose_download_is_in_its_place_is_dropped(scene: Scene) -> None:
+    (scene.tmp / f"{NODE}.{VERSION}.ranges").write_bytes(b"notes")
+    assert scene.rescue() == (set(), set())
+
+
+def test_no_download_is_dropped_before_the_remote_tree_was_read_to_its_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers, "state_is_complete", lambda _work: False)
+    names = {f"{NODE}.{'d' * 24}", f"{NODE}.{'d' * 24}.ranges"}
+    for name in names:
+        (scene.tmp / name).write_text("of a version that may be wanted")
+    assert scene.rescue() == (set(), names)
+
+
+def test_what_the_user_may_have_nowhere_else_is_no_journal_whatever_its_name(scene: Scene) -> None:
+    (scene.tmp / "swap.0123.ranges").write_text("the user's")
+    assert scene.rescue() == ({"the user's"}, set())
