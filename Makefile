@@ -12,7 +12,7 @@ ARGS ?=
 LOCK := var/lock-venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links $(ARGS)
 
-.PHONY: help demo up down ps logs dlq new-epoch sim mutants test soak check fmt format-check lint types imports lock venv
+.PHONY: help demo up down ps logs dlq new-epoch sim mutants test test-large bench soak check fmt format-check lint types imports lock venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,14 @@ new-epoch: $(STAMP) ## the last step of a restore from backup (docs/operations.m
 
 test: $(STAMP) ## all tests; starts what they need on free ports
 	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-large: $(STAMP) ## a large file over kills of the agent: SIZE=50G PARTS=9500 DOWNLOAD=1 (TMPDIR: where)
+	@$(PY) -m tests.large $(if $(SIZE),--size $(SIZE)) $(if $(PARTS),--parts $(PARTS)) \
+		$(if $(DOWNLOAD),--download) $(ARGS)
+
+bench: $(STAMP) ## measure put and get beside rclone: SIZE=1G ROUNDS=3 JSON=FILE
+	@$(PY) -m tests.bench $(if $(SIZE),--size $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(JSON),--json $(JSON)) $(ARGS)
 
 soak: $(STAMP) ## random operations on real devices: ROUNDS=60 SEED= DEVICES=2|3 MODE=offline|live|kill|…
 	@$(PY) -m tests.soak $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) \

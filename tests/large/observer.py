@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from botocore.client import Config
-from botocore.session import get_session
 from pymongo import MongoClient
 
 from libs.mongo.names import OBJECTS
 from tests.support.devices import Device
+from tests.support.s3_client import s3_client
 from tests.support.stack import Stack
 
 
@@ -49,7 +48,7 @@ class Observer:
 
     def parts(self) -> dict[int, Sent]:
         """The parts that S3 holds of the one multipart upload, asked at S3 itself; none once it is joined."""
-        client, bucket = self._s3(), self._env["LOCKSTEP_S3_BUCKET"]
+        client, bucket = s3_client(self._env), self._env["LOCKSTEP_S3_BUCKET"]
         uploads = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
         if not uploads:
             return {}
@@ -66,7 +65,11 @@ class Observer:
 
     def objects(self) -> list[int]:
         """The sizes of the objects in the bucket."""
-        pages = self._s3().get_paginator("list_objects_v2").paginate(Bucket=self._env["LOCKSTEP_S3_BUCKET"])
+        pages = (
+            s3_client(self._env)
+            .get_paginator("list_objects_v2")
+            .paginate(Bucket=self._env["LOCKSTEP_S3_BUCKET"])
+        )
         return [item["Size"] for page in pages for item in page.get("Contents", [])]
 
     def stored_bytes(self) -> int:
@@ -78,13 +81,3 @@ class Observer:
         with MongoClient[dict[str, Any]](self._env["LOCKSTEP_MONGO_URL"]) as client:
             objects = list(client[self._env["LOCKSTEP_MONGO_DATABASE"]][OBJECTS].find({}))
         return bool(objects) and all(item["verified"] for item in objects)
-
-    def _s3(self) -> Any:
-        return get_session().create_client(
-            "s3",
-            endpoint_url=self._env["LOCKSTEP_S3_ENDPOINT"],
-            region_name=self._env["LOCKSTEP_S3_REGION"],
-            aws_access_key_id=self._env["LOCKSTEP_S3_ACCESS_KEY"],
-            aws_secret_access_key=self._env["LOCKSTEP_S3_SECRET_KEY"],
-            config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
-        )
