@@ -6,7 +6,7 @@ the inner one. Headers that a signature binds must be sent as they are given.
 
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, ParamSpec, TypeVar
 from urllib.parse import quote
@@ -14,9 +14,10 @@ from urllib.parse import quote
 import aioboto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.utils import parse_timestamp
 
 from libs.contracts.errors import ConflictError, LockstepError, NotFoundError, UnavailableError
-from libs.contracts.limits import MIB
+from libs.contracts.limits import MAX_PAGE, MIB
 from libs.runtime.settings import S3Settings
 from libs.storage.port import PartToJoin, Signed, StoredObject, StoredPart
 from libs.storage.sigv4 import Presigner
@@ -37,12 +38,31 @@ async def open_store(settings: S3Settings) -> AsyncIterator["S3ObjectStore"]:
         aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
         region_name=settings.s3_region,
     )
+    _read_times_fast(session)
     async with AsyncExitStack() as stack:
         inner = await stack.enter_async_context(_client(session, settings.s3_endpoint, settings.s3_timeout))
         slow = await stack.enter_async_context(
             _client(session, settings.s3_endpoint, settings.s3_complete_timeout)
         )
         yield S3ObjectStore(settings, inner=inner, slow=slow)
+
+
+def _read_times_fast(session: aioboto3.Session) -> None:
+    """Have the driver read times by the standard library where they are ISO 8601.
+
+    Its own reader takes 0.1 ms for each: a listing of 9,500 parts would hold up the event loop for
+    more than a second, with this for a third of that.
+    """
+    parsers = session._session.get_component("response_parser_factory")  # noqa: SLF001 there is no public way
+    parsers.set_parser_defaults(timestamp_parser=_time)
+
+
+def _time(value: Any) -> datetime:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return datetime.fromisoformat(value)
+    found: datetime = parse_timestamp(value)
+    return found
 
 
 def _client(session: Any, endpoint: str, timeout: float) -> Any:
@@ -180,23 +200,30 @@ class S3ObjectStore:
     async def list_parts(self, key: str, upload_id: str) -> list[StoredPart] | None:
         """See the port."""
         found: dict[int, tuple[Any, StoredPart]] = {}
-        marker: dict[str, Any] = {}
         try:
-            while True:
-                page = await self._inner.list_parts(
-                    Bucket=self._bucket, Key=key, UploadId=upload_id, **marker
-                )
-                for item in page.get("Parts", []):
-                    _keep_latest(found, item)
-                if not page.get("IsTruncated"):
-                    return [found[number][1] for number in sorted(found)]
-                marker = {"PartNumberMarker": page["NextPartNumberMarker"]}
+            async for item in self._walk_parts(key, upload_id):
+                _keep_latest(found, item)
         except ClientError as error:
             if _code(error) in _NO_UPLOAD | _GONE:
                 return None
             raise _translated(error) from error
         except BotoCoreError as error:
             raise _translated(error) from error
+        return [found[number][1] for number in sorted(found)]
+
+    async def _walk_parts(self, key: str, upload_id: str) -> AsyncIterator[dict[str, Any]]:
+        """Walk pages of the size that Amazon S3 has, so that reading one does not hold up others."""
+        marker, more = 0, True
+        while more:
+            page = await self._inner.list_parts(
+                Bucket=self._bucket, Key=key, UploadId=upload_id, MaxParts=MAX_PAGE, PartNumberMarker=marker
+            )
+            for item in page.get("Parts", []):
+                yield item
+            before, more = marker, bool(page.get("IsTruncated"))
+            marker = page["NextPartNumberMarker"] if more else marker
+            if more and marker <= before:
+                raise UnavailableError("S3 lists the same parts again")
 
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[PartToJoin]) -> None:
         """See the port."""

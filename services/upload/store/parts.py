@@ -49,7 +49,8 @@ class PartStore:
         except BulkWriteError as error:
             if any(failure.get("code") != _DUPLICATE for failure in error.details["writeErrors"]):
                 raise
-        return await self.of(session, list(digests))
+            return await self.of(session, list(digests))
+        return known | _notes(rows)
 
     async def of(self, session: Session, numbers: Sequence[int] | None = None) -> dict[int, PartNote]:
         """Return the notes of these parts, or of all."""
@@ -58,9 +59,7 @@ class PartStore:
             query = {"_id": {"$in": [part_row_id(session.id, number) for number in numbers]}}
         with translated():
             rows = await self._collection.find(query).to_list(None)
-        return {
-            row["number"]: PartNote(row["number"], row["digest"], row["size"], row["done"]) for row in rows
-        }
+        return _notes(rows)
 
     async def record(
         self, session: Session, numbers: Sequence[int], device: Device, now: datetime
@@ -119,6 +118,10 @@ class PartStore:
 
 
 _DUPLICATE = 11000
+
+
+def _notes(rows: Sequence[Document]) -> dict[int, PartNote]:
+    return {row["number"]: PartNote(row["number"], row["digest"], row["size"], row["done"]) for row in rows}
 
 
 def _number(row: Document) -> int:
