@@ -13,7 +13,7 @@ from random import Random
 from deploy.local.commands import SERVICES
 from tests.large.agent import AgentRuns
 from tests.large.download import Fetch
-from tests.large.memory import MB, peak_of
+from tests.support.memory import MB, peak_of
 from tests.large.observer import Observer
 from tests.large.size import NoRoomError, Shape, bytes_of, check_room, shape_of
 from tests.large.source import MIB, Source

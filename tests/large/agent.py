@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.large.memory import Peak
+from tests.support.memory import Peak
 from tests.support.devices import LOCKSTEP, Device
 
 _EVERY = 0.05
