@@ -13,7 +13,6 @@ from random import Random
 from deploy.local.commands import SERVICES
 from tests.large.agent import AgentRuns
 from tests.large.download import Fetch
-from tests.support.memory import MB, peak_of
 from tests.large.observer import Observer
 from tests.large.size import NoRoomError, Shape, bytes_of, check_room, shape_of
 from tests.large.source import MIB, Source
@@ -21,6 +20,7 @@ from tests.large.summary import Summary
 from tests.large.upload import NAME, SHARES, Upload, check_stored, shares_text, wait_verified
 from tests.support.backends import Backends, LocalBackends
 from tests.support.devices import new_account
+from tests.support.memory import MB, peak_of
 from tests.support.stack import Stack, running_stack
 
 MOST_MEMORY = 200 * MB

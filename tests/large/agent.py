@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.memory import Peak
 from tests.support.devices import LOCKSTEP, Device
+from tests.support.memory import Peak
 
 _EVERY = 0.05
 
