@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     """Small files at once, in each direction."""
     part_parallel: int = Field(default=8, ge=1, le=8)
     """Parts of large files at once, at most, in each direction; how many are depends on what it brings."""
-    url_batch: int = Field(default=16, ge=1, le=500)
+    url_batch: int = Field(default=8, ge=1, le=500)
     """Part URLs fetched at once, just in time."""
 
     limit_up: Annotated[float, BeforeValidator(_rate)] = Field(default=0.0, ge=0)

@@ -280,14 +280,16 @@ class Uploads:
     def _committed(self, action: Upload, row: NodeRow) -> None:
         """The server has exactly the bytes that were read.
 
-        The row may by now tell of a later change by another device; what is agreed on is the
-        content of the entry, so the row counts only where it has that content.
+        The row may by now tell of a later change by another device, or be the commit of another
+        device that sent the same bytes; what is agreed on is what this entry has, so the row counts
+        only where it has that content and time. Otherwise the next plan compares the two.
         """
         work, entry = self._work, action.entry
         node = RemoteNode.of(row)
         with work.state.transaction():
             work.state.put_remote([node])
-            if node.content_hash == entry.content_hash:
+            told = within_64_bits(entry.stat.mtime_ns)
+            if node.content_hash == entry.content_hash and node.mtime_ns == told:
                 shown = replace(node, executable=work.on_this_disk(node, entry))
                 work.state.put_synced([agreed(shown, entry, self._place_sent(action, node))])
             else:

@@ -44,15 +44,15 @@ class Lanes:
 
     @asynccontextmanager
     async def lane(self) -> AsyncIterator[None]:
-        """Hold a lane while the body runs; first come, first served."""
-        await self._enter()
+        """Hold a lane while the body runs."""
+        await self.enter()
         try:
             yield
         finally:
-            self._busy -= 1
-            self._admit()
+            self.leave()
 
-    async def _enter(self) -> None:
+    async def enter(self) -> None:
+        """Take a lane, which somebody has to `leave`; first come, first served."""
         if not self._busy:
             self._restart()  # the time in which nothing was to be moved tells nothing
         if self._busy < self.width and not self._queue:
@@ -67,6 +67,11 @@ class Lanes:
                 self._busy -= 1
                 self._admit()
             raise
+
+    def leave(self) -> None:
+        """Give a lane back."""
+        self._busy -= 1
+        self._admit()
 
     def _admit(self) -> None:
         while self._queue and self._busy < self.width:

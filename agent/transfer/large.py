@@ -4,14 +4,14 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from agent.errors import LocalError
 from agent.transfer.channel import Channel
 from agent.transfer.lanes import Lanes
-from agent.transfer.retry import DamagedError, repeat, together
+from agent.transfer.retry import DamagedError, repeat, side_by_side
 from agent.transfer.small import display_path
 from agent.transfer.wire import PIECE, Body
 from libs.contracts.api import (
@@ -28,7 +28,9 @@ from libs.contracts.limits import MIB
 from libs.contracts.parts import part_count, part_span
 from libs.runtime.backoff import Backoff
 
-_RECORD_EVERY = 4
+_RECORD_EVERY: Final = 4
+_RECORD_SECONDS: Final = 2.0
+"""On a slow line each part is told of, so that other devices see it come."""
 _NOTE_EVERY: Final = 64
 _VERIFYING: Final = Backoff(0.2, 5.0)
 _FIRST_URLS: Final = 2
@@ -161,6 +163,10 @@ class LargeUploads:
 
     async def _send_parts(self, session: Upload, source: LargeSource) -> None:
         """Send what is missing, unless another device that works on the session ends it first."""
+        size = session.part_size or source.size
+        self._channel.tally.resumes(
+            sum(part_span(source.size, size, part.number)[1] for part in session.parts)
+        )
         try:
             await _PartsRun(self._channel, self._lanes, session, source).send()
         except ConflictError as error:
@@ -217,7 +223,11 @@ class LargeUploads:
 
 
 class _PartsRun:
-    """Sends the missing parts of one session: one task prepares parts, others send them."""
+    """Sends the missing parts of one session, each by a task of its own once a lane is free.
+
+    Little is prepared ahead: what one device has prepared is what another, that works on the same
+    session from the other end, may send too when they meet.
+    """
 
     def __init__(self, channel: Channel, lanes: Lanes, session: Upload, source: LargeSource) -> None:
         self._api = channel.api
@@ -228,23 +238,24 @@ class _PartsRun:
         self._held = {part.number: part.digest for part in session.parts}
         self._source = source
         self._known = source.notes.known(self._part_size)
-        self._workers = channel.settings.part_parallel
-        self._ready: asyncio.Queue[tuple[_Part, SignedRequest] | None] = asyncio.Queue(self._workers)
+        self._joined = session.joined
+        self._recorded_at = time.monotonic()
         self._unrecorded: dict[int, str] = {}
         self._unnoted: dict[int, str] = {}
 
     async def send(self) -> None:
         """Send what S3 does not hold yet. Raises `LocalError` "changed"."""
         try:
-            await together(self._prepare(), *(self._work() for _ in range(self._workers)))
-            await self._record(at_least=1)
+            async with side_by_side() as tasks:
+                await self._send_missing(tasks)
+            await self._record()
         finally:
             self._keep_notes()
 
-    async def _prepare(self) -> None:
+    async def _send_missing(self, tasks: asyncio.TaskGroup) -> None:
         """Hash missing parts and get URLs for them, a group at a time, just before they are sent."""
         numbers = list(range(1, part_count(self._source.size, self._part_size) + 1))
-        if self._held and not self._known:
+        if self._joined and not self._known:
             numbers.reverse()  # another device began at the start: meet it
         most = self._channel.settings.url_batch
         count, group = min(_FIRST_URLS, most), list[_Part]()
@@ -253,12 +264,10 @@ class _PartsRun:
             if part is not None:
                 group.append(part)
             if len(group) == count:
-                count, group = await self._hand_out(group, most), []
-        await self._hand_out(group, most)
-        for _ in range(self._workers):
-            await self._ready.put(None)
+                count, group = await self._hand_out(tasks, group, most), []
+        await self._hand_out(tasks, group, most)
 
-    async def _hand_out(self, parts: list[_Part], most: int) -> int:
+    async def _hand_out(self, tasks: asyncio.TaskGroup, parts: list[_Part], most: int) -> int:
         """Have parts sent; return how many to prepare next, so that no URL waits until it is stale."""
         if not parts:
             return most
@@ -268,7 +277,7 @@ class _PartsRun:
             if part.number in reply.done:
                 self._is_there(part)
             else:
-                await self._ready.put((part, reply.items[part.number]))
+                await self._in_a_lane(tasks, self._send(part, reply.items[part.number]))
         fresh = time.monotonic() - begun < _FRESH_SECONDS
         return min(2 * len(parts), most) if fresh else max(1, len(parts) // 2)
 
@@ -314,15 +323,29 @@ class _PartsRun:
                 raise _ForeignPartsError(self._upload_id) from error
             raise
 
-    async def _work(self) -> None:
-        while (item := await self._ready.get()) is not None:
-            part, signed = item
-            async with self._lanes.lane():
-                await self._send_part(part, signed)
-            self._lanes.moved(part.length)
-            self._channel.tally.sent(part.length)
-            self._unrecorded[part.number] = part.digest
-            await self._record(at_least=_RECORD_EVERY)
+    async def _in_a_lane(self, tasks: asyncio.TaskGroup, job: Coroutine[Any, Any, None]) -> None:
+        """Start a task once a lane is free; it is given back even when the task never ran."""
+        try:
+            await self._lanes.enter()
+        except asyncio.CancelledError:
+            job.close()
+            raise
+        try:
+            task = tasks.create_task(job)
+        except RuntimeError:  # the group is being stopped by another part's error
+            self._lanes.leave()
+            job.close()
+            raise
+        task.add_done_callback(lambda _: self._lanes.leave())
+
+    async def _send(self, part: _Part, signed: SignedRequest) -> None:
+        await self._send_part(part, signed)
+        self._lanes.moved(part.length)
+        self._channel.tally.sent(part.length)
+        self._unrecorded[part.number] = part.digest
+        due = time.monotonic() - self._recorded_at >= _RECORD_SECONDS
+        if due or len(self._unrecorded) >= _RECORD_EVERY:
+            await self._record()
 
     async def _send_part(self, part: _Part, signed: SignedRequest) -> None:
         async def renew() -> None:
@@ -345,10 +368,11 @@ class _PartsRun:
             if again.digest != part.digest:
                 raise _ForeignPartsError(self._upload_id)
 
-    async def _record(self, *, at_least: int) -> None:
+    async def _record(self) -> None:
         """Tell the server, and this device's memory, of parts that are in S3."""
-        if len(self._unrecorded) >= at_least:
-            parts, self._unrecorded = self._unrecorded, {}
+        self._recorded_at = time.monotonic()
+        parts, self._unrecorded = self._unrecorded, {}
+        if parts:
             self._unnoted.update(parts)
             self._keep_notes()
             await self._api.record_parts(self._upload_id, parts)

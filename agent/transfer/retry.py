@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from agent.errors import LocalError
@@ -126,10 +127,17 @@ async def repeat(
 
 async def together(*jobs: Coroutine[Any, Any, None]) -> None:
     """Run jobs side by side; the first error stops the others and is raised as itself."""
+    async with side_by_side() as group:
+        for job in jobs:
+            group.create_task(job)
+
+
+@asynccontextmanager
+async def side_by_side() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group whose first error stops the others and is raised as itself."""
     try:
         async with asyncio.TaskGroup() as group:
-            for job in jobs:
-                group.create_task(job)
+            yield group
     except BaseExceptionGroup as error:
         raise _first(error) from error
 

@@ -198,6 +198,8 @@ class Upload(Reply):
     """Multipart sessions only."""
     parts_total: int = 0
     parts_done: int = 0
+    joined: bool = False
+    """In the answer to opening: whether the session was open already."""
     parts: list[PartRow] = []
     """Multipart sessions, `GET /uploads/{id}` and joining only: what S3 holds."""
     code: str | None = None

@@ -136,7 +136,7 @@ async def test_only_the_missing_parts_are_sent(server: ScriptedServer, transfer:
 async def test_another_device_takes_the_missing_parts_from_the_end(
     server: ScriptedServer, tmp_path: Path, fd: int
 ) -> None:
-    server.on("POST", "/v1/uploads", session({1: sha(PARTS[1])}))
+    server.on("POST", "/v1/uploads", session({1: sha(PARTS[1])}, joined=True))
     accept_parts(server)
     async with linked_transfer(server, tmp_path / "home", part_parallel=1) as transfer:
         await transfer.upload_large(source(fd))

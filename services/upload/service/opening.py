@@ -127,7 +127,7 @@ class Opening:
         now, expires_at = self._deps.now(), self._deps.expiry()
         await self._deps.sessions.touch(session.id, owner.device, now, expires_at)
         joined = replace(session, device=owner.device, updated_at=now, expires_at=expires_at)
-        return await self._shown(joined)
+        return (await self._shown(joined)).model_copy(update={"joined": True})
 
     async def _shown(self, session: Session) -> Upload:
         if session.multipart:

@@ -269,11 +269,13 @@ class Server:
         file = Announced(asked.body.content_hash, asked.body.size, asked.body.path)
         key = dedupe_key(USER, ROOT, file.content_hash, file.size)
         session = next((s for s in self.sessions.values() if s.live and s.dedupe_key == key), None)
+        joined = session is not None and session.state is UploadState.OPEN
         if session is None:
             session = self._keep(self._in_parts(self._draft(asked, [file])))
         elif session.state is UploadState.OPEN:
             session = self._keep(replace(session, device=asked.device))
-        return 201, self._shown(session, to_send=session.state is UploadState.OPEN)
+        shown = self._shown(session, to_send=session.state is UploadState.OPEN)
+        return 201, shown.model_copy(update={"joined": joined})
 
     def create_upload_batch(self, asked: "_Asked") -> tuple[int, BaseModel]:
         files = [Announced(item.content_hash, item.size, item.path) for item in asked.body.items]
