@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
@@ -15,7 +15,8 @@ from agent.engine import Engine
 from agent.guard import Halt
 from agent.lock import is_locked
 from agent.planner import paths_of
-from agent.progress import Progress
+from agent.progress import FileProgress, Progress
+from agent.rates import WINDOW
 from agent.settings import Settings, read_choices
 from agent.state import PHASE, SYNCED_AT, Problem, State, Summary, memory_errors, read_summary
 from agent.status import AgentStatus, PathProblem
@@ -67,9 +68,10 @@ class Board:
 
     def _note(self) -> None:
         said = self._said()
-        if said == self._last and time.monotonic() - self._at < _SAME_FOR:
+        lasting = _without_rates(said)
+        if lasting == self._last and time.monotonic() - self._at < _SAME_FOR:
             return
-        self._last, self._at = said, time.monotonic()
+        self._last, self._at = lasting, time.monotonic()
         now = clock.now()
         with self._state.transaction():
             self._state.put(PHASE, json.dumps({**said, "at": now}))
@@ -77,18 +79,30 @@ class Board:
                 self._state.put(SYNCED_AT, str(now))
 
     def _said(self) -> dict[str, Any]:
-        engine, halt = self._engine, self._halt
+        engine, halt, progress = self._engine, self._halt, self._progress()
         return {
             "phase": self._phase,
             "halted": None if halt is None else halt.detail,
             "halt_code": None if halt is None else halt.code,
             "to_do": len(engine.planned),
             "waiting": list(_waiting(engine.planned)),
-            "transfers": sorted(map(printable, engine.executor.in_flight)),
-            "progress": asdict(self._progress()),
+            "in_flight": sorted(map(printable, engine.executor.in_flight)),
+            "transfers": [file.as_json() for file in progress.transfers],
+            "progress": progress.as_json(),
+            "rate_up": round(progress.rate_up),
+            "rate_down": round(progress.rate_down),
             "warnings": [[warning.code, warning.detail] for warning in engine.warnings.values()],
             "troubles": [[printable(p), t.code, t.detail] for p, t in sorted(engine.troubles.items())],
         }
+
+
+def _without_rates(said: dict[str, Any]) -> dict[str, Any]:
+    """Return a note without what passes with time alone: for that no other note is made."""
+    fleeting = {"rate_up", "rate_down", "transfers", "progress"}
+    kept = {key: value for key, value in said.items() if key not in fleeting}
+    bytes_done = [file["bytes_done"] for file in said["transfers"]]
+    progress = {key: value for key, value in said["progress"].items() if key not in {"rate", "eta_seconds"}}
+    return {**kept, "moved": bytes_done, "progress": progress}
 
 
 def _waiting(actions: Iterable[Action]) -> Iterable[list[str]]:
@@ -161,10 +175,24 @@ def _with_summary(linked: AgentStatus, summary: Summary) -> AgentStatus:
         halted=said.get("halted"),
         halt_code=said.get("halt_code"),
         paused=summary.paused,
-        transfers=tuple(said.get("transfers", ())) if linked.running else (),
-        warnings=tuple((code, detail) for code, detail in said.get("warnings", [])) if linked.running else (),
-        progress=said.get("progress") if linked.running else None,
+        **(_moving(said) if linked.running else {}),
     )
+
+
+def _moving(said: dict[str, Any]) -> dict[str, Any]:
+    """Return what holds only while the agent runs. Rates that were noted long ago are over.
+
+    While bytes move a note is made every second: an old one means that none have moved since.
+    """
+    still = {"rate": 0, "eta_seconds": None} if clock.now() - said.get("at", 0.0) > WINDOW else {}
+    progress = said.get("progress")
+    return {
+        "transfers": tuple(FileProgress(**{**file, **still}) for file in said.get("transfers", ())),
+        "warnings": tuple((code, detail) for code, detail in said.get("warnings", ())),
+        "progress": progress and {**progress, **still},
+        "rate_up": 0 if still else said.get("rate_up", 0),
+        "rate_down": 0 if still else said.get("rate_down", 0),
+    }
 
 
 def phase_now(said: dict[str, Any], *, paused: bool) -> str:

@@ -50,6 +50,14 @@ ServiceFolder = Annotated[
 AllowMassDelete = Annotated[
     bool, typer.Option("--allow-mass-delete", help="Let a deletion of most files pass this once.")
 ]
+LimitUp = Annotated[
+    str | None,
+    typer.Option(help="Bytes a second to the store, such as 500k or 2M; 0: no limit.", metavar="RATE"),
+]
+LimitDown = Annotated[
+    str | None,
+    typer.Option(help="Bytes a second from the store, such as 500k or 2M; 0: no limit.", metavar="RATE"),
+]
 
 
 @app.command()
@@ -99,18 +107,32 @@ def logout(as_json: Json = False) -> int:
 
 
 @app.command()
-def sync(folder: Folder, allow_mass_delete: AllowMassDelete = False, as_json: Json = False) -> int:
+def sync(
+    folder: Folder,
+    allow_mass_delete: AllowMassDelete = False,
+    limit_up: LimitUp = None,
+    limit_down: LimitDown = None,
+    as_json: Json = False,
+) -> int:
     """Run once in both directions until in step; waits for its commits."""
     from agent.commands import context
     from agent.commands import folder as commands
 
     return context.run(
-        lambda run: commands.sync(run, folder, allow_mass_delete=allow_mass_delete), as_json=as_json
+        lambda run: commands.sync(run, folder, allow_mass_delete=allow_mass_delete),
+        as_json=as_json,
+        limits=(limit_up, limit_down),
     )
 
 
 @app.command()
-def start(folder: Folder, allow_mass_delete: AllowMassDelete = False, as_json: Json = False) -> int:
+def start(
+    folder: Folder,
+    allow_mass_delete: AllowMassDelete = False,
+    limit_up: LimitUp = None,
+    limit_down: LimitDown = None,
+    as_json: Json = False,
+) -> int:
     """Keep a folder in step until interrupted (in the foreground)."""
     from agent.commands import context
     from agent.commands import folder as commands
@@ -119,6 +141,7 @@ def start(folder: Folder, allow_mass_delete: AllowMassDelete = False, as_json: J
         lambda run: commands.start(run, folder, allow_mass_delete=allow_mass_delete),
         as_json=as_json,
         log_level="info",
+        limits=(limit_up, limit_down),
     )
 
 
@@ -186,24 +209,32 @@ def get(
     remote: Annotated[str, typer.Argument(help="A remote file.")],
     local: Annotated[str, typer.Argument(help="A file, a folder to put it in, or - for standard output.")],
     version: Annotated[str | None, typer.Option(help="A version's id; the current one when absent.")] = None,
+    limit_up: LimitUp = None,
+    limit_down: LimitDown = None,
     as_json: Json = False,
 ) -> int:
     """Fetch a file. It appears under its name only when it is whole and verified."""
     from agent.commands import content, context
 
-    return context.run(lambda run: content.get(run, remote, local, version), as_json=as_json)
+    return context.run(
+        lambda run: content.get(run, remote, local, version), as_json=as_json, limits=(limit_up, limit_down)
+    )
 
 
 @app.command()
 def put(
     local: Annotated[str, typer.Argument(help="A local file.")],
     remote: Annotated[str, typer.Argument(help="Its remote path, or a folder that is there.")],
+    limit_up: LimitUp = None,
+    limit_down: LimitDown = None,
     as_json: Json = False,
 ) -> int:
     """Send a file. A remote file that is there gets a new version; the folder must be there."""
     from agent.commands import content, context
 
-    return context.run(lambda run: content.put(run, local, remote), as_json=as_json)
+    return context.run(
+        lambda run: content.put(run, local, remote), as_json=as_json, limits=(limit_up, limit_down)
+    )
 
 
 @app.command()
@@ -278,12 +309,18 @@ def uploads(context: typer.Context, as_json: Json = False) -> int:
 def uploads_resume(
     upload_id: Annotated[str, typer.Argument(help="The session's id.", metavar="ID")],
     source: Annotated[str, typer.Option("--from", help="A file with the session's content.", metavar="FILE")],
+    limit_up: LimitUp = None,
+    limit_down: LimitDown = None,
     as_json: Json = False,
 ) -> int:
     """Send what a session lacks, from any file with the same content, and commit it at its path."""
     from agent.commands import content, context
 
-    return context.run(lambda run: content.resume_upload(run, upload_id, source), as_json=as_json)
+    return context.run(
+        lambda run: content.resume_upload(run, upload_id, source),
+        as_json=as_json,
+        limits=(limit_up, limit_down),
+    )
 
 
 @app.command()

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agent.errors import ExitCode, exit_code_of, worst
+from agent.progress import FileProgress
+from agent.rates import left_text, rate_text, scaled
 from libs.contracts.errors import LockstepError
 
 
@@ -139,8 +141,11 @@ class AgentStatus:
     """Whether the user wants this device to rest."""
     waiting: tuple[tuple[str, str], ...] = ()
     """Path and action of the first of what is pending."""
-    transfers: tuple[str, ...] = ()
+    transfers: tuple[FileProgress, ...] = ()
     """Large files under way."""
+    rate_up: int = 0
+    """Bytes a second that travel to the store; `rate_down` from it."""
+    rate_down: int = 0
     warnings: tuple[tuple[str, str], ...] = ()
     """Code and sentence of what is wrong around the running agent; it goes on all the same."""
     progress: Mapping[str, Any] | None = None
@@ -174,8 +179,10 @@ class AgentStatus:
             "files": self.files,
             "pending": self.pending,
             "waiting": [{"path": path, "code": kind} for path, kind in self.waiting],
-            "transfers": [{"path": path, "code": "transferring"} for path in self.transfers],
+            "transfers": [file.as_json() for file in self.transfers],
             "progress": self.progress,
+            "rate_up": self.rate_up,
+            "rate_down": self.rate_down,
             "warnings": [{"code": code, "detail": detail} for code, detail in self.warnings],
             "problems": [problem.as_json() for problem in self.problems],
             "halted": self.halted,
@@ -187,6 +194,7 @@ class AgentStatus:
         if self.device_id is None:
             return "Not linked to an account: use `lockstep login`."
         lines = [f"{self.device} at {self.server}", f"folder: {self.folder or 'none yet'}", self._state()]
+        lines += [f"  {_file_line(file)}" for file in self.transfers]
         lines += [f"warning: {detail} ({code})" for code, detail in self.warnings]
         return "\n".join([*lines, *_lines(self.problems)])
 
@@ -205,7 +213,29 @@ class AgentStatus:
         """Return how far the running agent is with what it has to move."""
         progress = self.progress or {}
         done, total = progress.get("bytes_done", 0), progress.get("bytes_total", 0)
-        return f", {human_size(done)} of {human_size(total)} moved" if done < total else ""
+        if done >= total:
+            return ""
+        pace = _pace_text(progress.get("rate", 0), progress.get("eta_seconds"))
+        return f", {human_size(done)} of {human_size(total)} moved{pace}"
+
+
+def _file_line(file: FileProgress) -> str:
+    """Return how far a large file is: "big.iso: 41 % of 50.0 GiB, 84 MiB/s, 5 min left"."""
+    part = percent(file.bytes_done, file.bytes_total)
+    return f"{file.path}: {part} of {human_size(file.bytes_total)}{_pace_text(file.rate, file.eta_seconds)}"
+
+
+def _pace_text(rate: float, eta_seconds: float | None) -> str:
+    """Return rate and time left to go behind something else; nothing when nothing moves."""
+    if not rate:
+        return ""
+    left = left_text(eta_seconds)
+    return f", {rate_text(rate)}, {left}" if left else f", {rate_text(rate)}"
+
+
+def percent(done: int, total: int) -> str:
+    """Return the share that is done, rounded down: all of it is 100 % and nothing less is."""
+    return f"{done * 100 // total if total else 100} %"
 
 
 def error_json(error: LockstepError | None) -> dict[str, str] | None:
@@ -234,19 +264,12 @@ def mtime_text(mtime_ns: int | None) -> str | None:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_UNIT = 1024
 
 
 def human_size(size: int) -> str:
     """Return a size in bytes with a binary unit."""
-    if size < _UNIT:
-        return f"{size} B"
-    amount, unit = float(size), "B"
-    for bigger in ("KiB", "MiB", "GiB", "TiB"):
-        if amount < _UNIT:
-            break
-        amount, unit = amount / _UNIT, bigger
-    return f"{amount:.1f} {unit}"
+    amount, unit = scaled(size)
+    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
 
 
 def _lines(problems: tuple[PathProblem, ...]) -> list[str]:

@@ -100,7 +100,7 @@ class _Search:
             problem=problem,
             trouble=troubles.get(self.path) or self._trouble_above(),
             match=match,
-            transferring=running and printable(self.path) in said.get("transfers", ()),
+            transferring=running and printable(self.path) in said.get("in_flight", ()),
             running=running,
             phase=phase_now(said, paused=paused) if running else "stopped",
             paused=paused,

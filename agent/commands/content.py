@@ -7,9 +7,10 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,10 +18,11 @@ from agent.commands import places
 from agent.commands.context import Context
 from agent.errors import LocalError
 from agent.files import replacing
-from agent.progress import Progress, ProgressBar
+from agent.progress import Progress, ProgressBar, progress_of, short_name
+from agent.rates import Meter, age_text, seconds_left
 from agent.remote import Api
-from agent.status import stamp
-from agent.transfer import LargeSource, Transfer
+from agent.status import percent, stamp
+from agent.transfer import Direction, LargeSource, Transfer
 from libs.contracts.api import Download, Upload, UploadState
 from libs.contracts.errors import ConflictError, InvalidRequestError, NotFoundError
 from libs.contracts.limits import MIB
@@ -47,11 +49,11 @@ async def get(context: Context, remote: str, local: str, version_id: str | None)
 
 async def _fetch(transfer: Transfer, item: Download, row: NodeRow, local: str) -> Path | None:
     if local == _STANDARD_OUTPUT:
-        await _fetch_to_stdout(transfer, item)
+        await _fetch_to_stdout(transfer, item, row.name)
         return None
     target = _target_path(local, row.name)
     with _writing(target), replacing(target) as file:
-        await _fetch_shown(transfer, item, file)
+        await _fetch_shown(transfer, item, file, row.name)
         _dress(file.fileno(), row, current=item.version_id == row.version_id)
     return target
 
@@ -62,21 +64,31 @@ def _target_path(local: str, name: str) -> Path:
     return path / check_name(name) if path.is_dir() or local.endswith("/") else path
 
 
-async def _fetch_to_stdout(transfer: Transfer, item: Download) -> None:
+async def _fetch_to_stdout(transfer: Transfer, item: Download, name: str) -> None:
     """Only whole and verified bytes are written out."""
     with tempfile.TemporaryFile() as file:
-        await _fetch_shown(transfer, item, file)
+        await _fetch_shown(transfer, item, file, name)
         file.seek(0)
         await asyncio.to_thread(shutil.copyfileobj, file, sys.stdout.buffer, MIB)
         sys.stdout.buffer.flush()
 
 
-async def _fetch_shown(transfer: Transfer, item: Download, file: BinaryIO) -> None:
-    with ProgressBar() as bar:
-        transfer.tally.on_change = lambda _count: bar(
-            Progress("receiving", bytes_done=transfer.tally.settled_bytes, bytes_total=item.size)
-        )
+async def _fetch_shown(transfer: Transfer, item: Download, file: BinaryIO, name: str) -> None:
+    with ProgressBar() as bar, _shown(transfer, bar, name, "downloading", item.size):
         await transfer.download(item, file.fileno())
+
+
+@contextmanager
+def _shown(transfer: Transfer, bar: ProgressBar, path: str, code: Direction, size: int) -> Iterator[None]:
+    """Draw what moves in the body for one file: the line for all is the file's."""
+    tally = transfer.tally
+
+    def draw(_count: int) -> None:
+        bar(replace(progress_of(tally, short_name(path), size), transfers=()))
+
+    tally.on_change = draw
+    with tally.moving(path, code, size):
+        yield
 
 
 def _dress(fd: int, row: NodeRow, *, current: bool) -> None:
@@ -122,17 +134,15 @@ async def put(context: Context, local: str, remote: str) -> None:
             slot = await places.slot_for(api, remote, Path(local).name)
             if slot.row is not None and slot.row.kind is not Kind.FILE:
                 raise ConflictError(f"{slot.path} is not a file", code="not_a_file")
-            file = await asyncio.to_thread(_hashed, fd)
-            row = await _send(transfer, file, slot)
+            with ProgressBar() as bar:
+                file = await asyncio.to_thread(_hashed, fd, bar)
+                row = await _send(transfer, bar, file, slot)
     context.say(places.row_json(slot.path, row), None)
 
 
-async def _send(transfer: Transfer, file: _LocalFile, slot: places.Slot) -> NodeRow:
+async def _send(transfer: Transfer, bar: ProgressBar, file: _LocalFile, slot: places.Slot) -> NodeRow:
     source = _source(file, slot.path)
-    with ProgressBar() as bar:
-        transfer.tally.on_change = lambda _count: bar(
-            Progress("sending", bytes_done=transfer.tally.settled_bytes, bytes_total=file.size)
-        )
+    with _shown(transfer, bar, slot.path, "uploading", file.size):
         return await transfer.commit_large(source, _target(file, slot))
 
 
@@ -168,14 +178,17 @@ def _reading(local: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _hashed(fd: int) -> _LocalFile:
+def _hashed(fd: int, bar: ProgressBar) -> _LocalFile:
     """Read the whole file. Raises `LocalError` "unreadable", "changed". Blocks."""
-    before = os.fstat(fd)
+    before, meter = os.fstat(fd), Meter()
     digest, position = hashlib.sha256(), 0
     try:
         while piece := os.pread(fd, MIB, position):
             digest.update(piece)
             position += len(piece)
+            meter.add(len(piece))
+            left = seconds_left(before.st_size - position, meter.rate)
+            bar(Progress("reading", 0, 0, position, before.st_size, meter.rate, left))
     except OSError as error:
         raise LocalError(f"The file cannot be read: {error.strerror}", code="unreadable") from error
     file = _LocalFile(fd, position, before.st_mtime_ns, bool(before.st_mode & 0o100), digest.hexdigest())
@@ -190,8 +203,13 @@ def _hashed(fd: int) -> _LocalFile:
 async def uploads(context: Context) -> None:
     """List the open upload sessions of the account, newest first."""
     async with context.api() as api:
-        items = [_upload(session) async for session in api.uploads()]
-    context.table(items, ("id", "size", "parts_done", "parts_total", "device", "updated_at", "path"))
+        sessions = [session async for session in api.uploads()]
+    if context.as_json:
+        context.table([_upload(session) for session in sessions], ())
+    else:
+        now = datetime.now(UTC)
+        columns = ("id", "done", "size", "device", "age", "path")
+        context.table([_upload_row(session, now) for session in sessions], columns)
 
 
 async def resume_upload(context: Context, upload_id: str, local: str) -> None:
@@ -206,29 +224,36 @@ async def resume_upload(context: Context, upload_id: str, local: str) -> None:
             session = await api.get_upload(upload_id)
             if session.state is not UploadState.OPEN or session.batch:
                 raise ConflictError("It is not an open session of one file", code="upload_not_open")
-            file = await asyncio.to_thread(_hashed, fd)
-            wanted = session.entries[0]
-            if (file.size, file.content_hash) != (wanted.size, wanted.content_hash):
-                raise LocalError(f"{local} has another content than this upload", code="other_content")
-            slot = await _free_slot(api, session.path)
-            sent = transfer.tally
-            if slot is not None:
-                row = await _send(transfer, file, slot)
-                found = places.row_json(slot.path, row)
-            else:
-                await transfer.upload_large(_source(file, session.path))
-                found = {"path": session.path}
+            with ProgressBar() as bar:
+                row = await _resume(api, transfer, bar, session, (fd, local))
     context.say(
         {
             "upload_id": upload_id,
-            "committed": slot is not None,
-            "uploaded_bytes": sent.uploaded_bytes,
-            **found,
+            "committed": row is not None,
+            "uploaded_bytes": transfer.tally.uploaded_bytes,
+            **({"path": session.path} if row is None else row),
         },
         f"{session.path} is there."
-        if slot is not None
+        if row is not None
         else f"All bytes are there; the device that began {session.path} commits them at its next sync.",
     )
+
+
+async def _resume(
+    api: Api, transfer: Transfer, bar: ProgressBar, session: Upload, source: tuple[int, str]
+) -> Mapping[str, object] | None:
+    """Send the rest, and commit it when its place is free: return what is there then."""
+    fd, local = source
+    file = await asyncio.to_thread(_hashed, fd, bar)
+    wanted = session.entries[0]
+    if (file.size, file.content_hash) != (wanted.size, wanted.content_hash):
+        raise LocalError(f"{local} has another content than this upload", code="other_content")
+    slot = await _free_slot(api, session.path)
+    if slot is not None:
+        return places.row_json(slot.path, await _send(transfer, bar, file, slot))
+    with _shown(transfer, bar, session.path, "uploading", file.size):
+        await transfer.upload_large(_source(file, session.path))
+    return None
 
 
 async def _free_slot(api: Api, path: str) -> places.Slot | None:
@@ -238,6 +263,15 @@ async def _free_slot(api: Api, path: str) -> places.Slot | None:
     except (ConflictError, InvalidRequestError, NotFoundError):
         return None
     return slot if slot.row is None else None
+
+
+def _upload_row(session: Upload, now: datetime) -> dict[str, object]:
+    """Return what a person wants to know; its age is that of the last part."""
+    return {
+        **_upload(session),
+        "done": percent(session.parts_done, session.parts_total or 1),
+        "age": age_text((now - session.updated_at).total_seconds()),
+    }
 
 
 def _upload(session: Upload) -> dict[str, object]:

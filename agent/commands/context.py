@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from agent.commands.output import print_error, print_line, print_table, to_json
 from agent.errors import ExitCode, exit_code_of
+from agent.rates import parse_rate
 from agent.remote import Api, open_api
 from agent.settings import Settings, read_settings
 from agent.transfer import Transfer, open_transfer
@@ -60,10 +61,14 @@ class Context:
 Command = Callable[[Context], Awaitable[int | None]]
 
 
-def run(command: Command, *, as_json: bool, log_level: str = "error") -> int:
+Limits = tuple[str | None, str | None]
+"""What the command line says of the rates to and from the store; None: what the settings say."""
+
+
+def run(command: Command, *, as_json: bool, log_level: str = "error", limits: Limits = (None, None)) -> int:
     """Run a command to its end and return the exit code; errors go to standard error."""
     try:
-        settings = read_settings()
+        settings = _limited(read_settings(), limits)
         logs.configure(level=settings.log_level or log_level, style="console", service="agent")
         logs.bind_request(new_id())
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -80,6 +85,12 @@ def run(command: Command, *, as_json: bool, log_level: str = "error") -> int:
         log.exception("the command failed")
         print_error("internal", f"{type(error).__name__}: {error}", as_json=as_json)
         return ExitCode.ERROR
+
+
+def _limited(settings: Settings, limits: Limits) -> Settings:
+    """Return the settings with the limits of the command line. Raises `LocalError` "usage"."""
+    given = zip(("limit_up", "limit_down"), limits, strict=True)
+    return settings.model_copy(update={name: parse_rate(text) for name, text in given if text is not None})
 
 
 async def _finished(command: Command, context: Context) -> int | None:

@@ -6,6 +6,7 @@ beside the loop, and the paths it is about are left alone by the plans made mean
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -34,6 +35,7 @@ from agent.executor.tree import TreeChanges
 from agent.executor.uploads import Uploads
 from agent.executor.uploads import is_large as is_large_upload
 from agent.executor.work import Tally, Work, log
+from agent.transfer import Direction
 from libs.contracts.errors import LockstepError
 
 __all__ = ["Executor", "Tally", "Work"]
@@ -143,16 +145,28 @@ class Executor:
         for action in actions:
             if is_large_upload(action):
                 key = action.entry.content_hash or action.entry.path
-                self._beside(action.entry.path, key, partial(uploads.send_large, action))
+                moving = self._moving(action.entry.path, "uploading", action.entry.stat.size)
+                self._beside(action.entry.path, key, moving, partial(uploads.send_large, action))
 
     async def _download(self, actions: Sequence[Download]) -> None:
         small = [action for action in actions if not is_large_download(action)]
         await Downloads(self._work).fetch(small[:_SLICE])
         for action in actions:
             if is_large_download(action):
-                self._beside(action.path, action.node.id, partial(Downloads(self._work).fetch, [action]))
+                moving = self._moving(action.path, "downloading", action.node.size)
+                job = partial(Downloads(self._work).fetch, [action])
+                self._beside(action.path, action.node.id, moving, job)
 
-    def _beside(self, path: str, key: str, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _moving(self, path: str, code: Direction, size: int) -> AbstractContextManager[None]:
+        return self._work.transfer.tally.moving(path, code, size)
+
+    def _beside(
+        self,
+        path: str,
+        key: str,
+        moving: AbstractContextManager[None],
+        job: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
         """Start a large transfer unless enough run; the next plan proposes the rest again.
 
         A node that was renamed while it is fetched is not fetched twice at once.
@@ -160,12 +174,18 @@ class Executor:
         busy = path in self._running or any(running.key == key for running in self._running.values())
         if busy or len(self._running) >= _LARGE:
             return
-        task = self._tasks.create_task(self._run_beside(path, job), name=f"transfer {path}")
+        task = self._tasks.create_task(self._run_beside(path, moving, job), name=f"transfer {path}")
         self._running[path] = Running(path, key, task)
 
-    async def _run_beside(self, path: str, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _run_beside(
+        self,
+        path: str,
+        moving: AbstractContextManager[None],
+        job: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
         try:
-            await job()
+            with moving:
+                await job()
         except LockstepError as error:
             self._errors.append(error)
         except Exception as error:  # noqa: BLE001 - one transfer must not end the agent

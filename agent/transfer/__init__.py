@@ -4,11 +4,13 @@ from agent.transfer.facade import Transfer, open_transfer
 from agent.transfer.large import LargeSource, LargeUpload
 from agent.transfer.ranges import in_ranges
 from agent.transfer.small import SmallOutcome, SmallSource, SmallUpload, split_batches
-from agent.transfer.tally import Tally
+from agent.transfer.tally import Direction, Moving, Tally
 
 __all__ = [
+    "Direction",
     "LargeSource",
     "LargeUpload",
+    "Moving",
     "SmallOutcome",
     "SmallSource",
     "SmallUpload",

@@ -88,6 +88,7 @@ class Downloads:
             if digest == item.content_hash:
                 return digest
             await in_thread(partial.drop)
+            self._channel.tally.lost(item.size)
         raise LocalError(code="corrupt_download")
 
     async def _in_one(self, item: Download, fd: int) -> str:
@@ -98,12 +99,16 @@ class Downloads:
         try:
             return await self._fetched(item, target)
         except _CorruptError:
-            await in_thread(target.restart)
+            await self._restart(target)
         try:
             return await self._fetched(item, target)
         except _CorruptError as error:
-            await in_thread(target.restart)
+            await self._restart(target)
             raise LocalError(code="corrupt_download") from error
+
+    async def _restart(self, target: _Target) -> None:
+        self._channel.tally.lost(target.offset)
+        await in_thread(target.restart)
 
     async def _fetched(self, item: Download, target: _Target) -> str:
         link = item
@@ -132,7 +137,9 @@ class Downloads:
     async def _read(self, link: Download, target: _Target) -> None:
         """Read on from where the file ends. What came before a break is kept."""
         async with self._channel.wire.get(link.url, target.offset) as reading:
+            before = target.offset
             await _check_length(reading, target)
+            self._channel.tally.lost(before - target.offset)
             while piece := await reading.piece():
                 if target.offset + len(piece) > target.size:
                     raise _CorruptError

@@ -36,7 +36,7 @@ class Transfer:
     def __init__(self, session: aiohttp.ClientSession, api: Api, settings: Settings) -> None:
         self.tally = Tally()
         self._api = api
-        channel = Channel(api, Wire(session, settings), Patience(settings), self.tally, settings)
+        channel = Channel(api, Wire(session, settings, self.tally), Patience(settings), self.tally, settings)
         self._small = SmallUploads(channel, asyncio.Semaphore(settings.small_parallel))
         self._upload_lanes = Lanes(settings.part_parallel)
         self._large = LargeUploads(channel, self._upload_lanes)

@@ -31,8 +31,12 @@ async def opened(channel: Channel, item: Download, fd: int, journal_fd: int | No
     noted = await in_thread(journal.read)
     partial = Partial(fd, journal, item, await _cut_known(channel, item) or cut_of(item.size, noted))
     await in_thread(partial.open, noted)
+    there = 0
     for number in partial.recallable():
-        channel.tally.settled(await in_thread(partial.recall, number))
+        recalled = await in_thread(partial.recall, number)
+        channel.tally.settled(recalled)
+        there += recalled
+    channel.tally.resumes(there)
     return partial
 
 
@@ -100,6 +104,7 @@ class RangedDownload:
                 self._accepted.set()
                 return
             arriving.restart()
+            self._channel.tally.lost(arriving.length)
         raise LocalError(code="corrupt_download")
 
     async def _read_all(self, arriving: Arriving) -> None:

@@ -1,8 +1,8 @@
 """One request to S3 by a presigned URL, and what its answer means."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from agent.remote.problems import connection_error
 from agent.settings import Settings
 from agent.transfer.pace import Pace
 from agent.transfer.retry import DamagedError, TransientError, UrlRefusedError
+from agent.transfer.tally import Tally
 from libs.contracts.api import SignedRequest
 from libs.contracts.limits import MIB
 
@@ -40,9 +41,26 @@ class Body(aiohttp.Payload):
         super().__init__(pieces)
         self._size = size
         self._pieces = pieces
-        self.pace = Pace(None)
-        """How fast it may be sent; `Wire.put` sets its own."""
+        self._pace = Pace(None)
+        self._tally: Tally | None = None
+        self._in_flight = 0
         self.failure: Exception | None = None
+
+    @contextmanager
+    def sending(self, pace: Pace, tally: Tally) -> Iterator[None]:
+        """Send no faster than `pace`, and have `tally` know what is under way, while the body runs."""
+        self._pace, self._tally = pace, tally
+        try:
+            yield
+        finally:
+            self._landed()
+            self._tally = None
+
+    def _landed(self) -> None:
+        """What was sent has arrived, or came to nothing."""
+        if self._tally is not None:
+            self._tally.flying(-self._in_flight)
+        self._in_flight = 0
 
     @override
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -51,7 +69,8 @@ class Body(aiohttp.Payload):
 
     @override
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Send the body."""
+        """Send the body, from its start each time."""
+        self._landed()
         try:
             async for piece in self._pieces():
                 await self._write_piece(writer, piece)
@@ -62,11 +81,14 @@ class Body(aiohttp.Payload):
 
     async def _write_piece(self, writer: AbstractStreamWriter, piece: bytes) -> None:
         """Send a piece no faster than the pace; in smaller ones where the limit is low."""
-        step = self.pace.piece
+        step = self._pace.piece
         for start in range(0, len(piece), step):
             part = piece if len(piece) <= step else piece[start : start + step]
-            await self.pace.take(len(part))
+            await self._pace.take(len(part))
             await writer.write(part)
+            if self._tally is not None:
+                self._in_flight += len(part)
+                self._tally.flying(len(part))
 
 
 def body_of(content: bytes) -> Body:
@@ -83,8 +105,11 @@ def body_of(content: bytes) -> Body:
 class Wire:
     """Requests to S3. Nothing of the account goes along: the URL is all the proof."""
 
-    def __init__(self, session: aiohttp.ClientSession, settings: Settings) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, settings: Settings, tally: Tally | None = None
+    ) -> None:
         self._session = session
+        self._tally = tally or Tally()
         self.up = Pace(settings.limit_up or None)
         self.down = Pace(settings.limit_down or None)
         """What a reader of `get` takes from after each piece: the sender then slows down too."""
@@ -98,13 +123,13 @@ class Wire:
         Raises `TransientError`, `UrlRefusedError`, `DamagedError`, `LocalError`, or what the
         body's reader raised.
         """
-        body.pace = self.up
         try:
-            async with self._session.request(
-                signed.method, checked_url(signed.url), data=body, headers=signed.headers,
-                skip_auto_headers=("Content-Type",), allow_redirects=False, timeout=self._timeout,
-            ) as response:  # fmt: skip
-                content = await response.content.read(_ERROR_BYTES)
+            with body.sending(self.up, self._tally):
+                async with self._session.request(
+                    signed.method, checked_url(signed.url), data=body, headers=signed.headers,
+                    skip_auto_headers=("Content-Type",), allow_redirects=False, timeout=self._timeout,
+                ) as response:  # fmt: skip
+                    content = await response.content.read(_ERROR_BYTES)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise body.failure or _broken(error) from error
         if response.status != HTTPStatus.OK:
@@ -118,7 +143,7 @@ class Wire:
         """
         options: dict[str, Any] = {}
         if last is not None:
-            options = {"headers": {"Range": f"bytes={first}-{last}"}, "read_bufsize": PIECE}
+            options = {"headers": {"Range": f"bytes={first}-{last}"}, "read_bufsize": self.down.piece}
         elif first:
             options = {"headers": {"Range": f"bytes={first}-"}}
         try:

@@ -13,7 +13,7 @@ from agent.board import Board
 from agent.engine import Engine
 from agent.guard import Halt
 from agent.model import FileStat, LocalEntry, LocalKind, Trouble
-from agent.progress import Progress
+from agent.progress import FileProgress, Progress
 from agent.state import PHASE, SYNCED_AT, State
 
 STAT = FileStat(1, 2, 3, 4, 5, 0o644)
@@ -95,6 +95,43 @@ def test_progress_is_noted_once_a_second(clock: _Clock) -> None:
     assert (state.notes, state.said()["progress"]["bytes_done"]) == (2, 1000)
 
 
+def test_a_rate_that_only_fades_is_not_noted(clock: _Clock) -> None:
+    state, engine = _Noted(Path("none"), copy=True), _Engine()
+    fading = [Progress("syncing", 1, 2, 10, 20, rate, 10 / rate, rate) for rate in (5.0, 4.0, 3.0)]
+    made = Board(state, cast("Engine", engine), lambda: fading.pop(0))
+    for _ in range(3):
+        made.tell("working")
+    assert (state.notes, state.said()["rate_up"], state.said()["progress"]["eta_seconds"]) == (1, 5, 2)
+
+
+def test_large_files_are_noted_once_a_second_with_their_rates(clock: _Clock) -> None:
+    state, moved = _Noted(Path("none"), copy=True), [0]
+
+    def now() -> Progress:
+        return Progress("syncing", transfers=(FileProgress("big", "uploading", moved[0], 100, 1.5, 2.25),))
+
+    made = Board(state, cast("Engine", _Engine(planned=(Forget("n"),))), now)
+    made.tell("working")
+    for _ in range(50):
+        moved[0] += 1
+        made.tick()
+    assert state.notes == 1
+    clock.now += 1
+    made.tick()
+    assert state.notes == 2
+    assert state.said()["transfers"] == [
+        {
+            "path": "big",
+            "code": "uploading",
+            "bytes_done": 50,
+            "bytes_total": 100,
+            "rate": 2,
+            "eta_seconds": 2,
+            "resumed_bytes": 0,
+        }
+    ]
+
+
 def test_what_waits_is_counted_and_the_first_of_it_named(clock: _Clock) -> None:
     entries = [LocalEntry(f"{n:03}", LocalKind.FILE, STAT) for n in range(150)]
     entries.append(LocalEntry("caf\udce9", LocalKind.FILE, STAT))
@@ -106,7 +143,7 @@ def test_what_waits_is_counted_and_the_first_of_it_named(clock: _Clock) -> None:
     Board(state, cast("Engine", engine), lambda: Progress("syncing")).tell("working")
     said = state.said()
     assert (said["to_do"], len(said["waiting"]), said["waiting"][0]) == (152, 100, ["000", "upload"])
-    assert said["transfers"] == ["big", "caf\ufffd"]
+    assert said["in_flight"] == ["big", "caf\ufffd"]
     assert said["troubles"] == [["x", "locked", "why"]]
 
 

@@ -211,6 +211,12 @@ def test_the_help_imports_none_of_what_commands_need(tmp_path: Path) -> None:
         ["ignored"],
         ["service", "start"],
         ["pause", "now"],
+        ["sync", "folder", "--limit-up", "fast"],
+        ["start", "folder", "--limit-down", "-1"],
+        ["get", "a", "b", "--limit-down", "10"],
+        ["put", "a", "b", "--limit-up", "1e9"],
+        ["uploads", "resume", "id", "--from", "a", "--limit-up", ""],
+        ["ls", "--limit-up", "1M"],
     ],
 )
 def test_wrong_arguments_are_usage_errors(arguments: Sequence[str], tmp_path: Path) -> None:
@@ -218,6 +224,25 @@ def test_wrong_arguments_are_usage_errors(arguments: Sequence[str], tmp_path: Pa
 
     assert (code, out) == (2, b"")
     assert json.loads(err)["code"] == "usage"
+
+
+def test_a_rate_that_cannot_be_read_is_told_with_one_that_can(tmp_path: Path) -> None:
+    code, _, err = lockstep("put", "a", "b", "--limit-up", "fast", home=tmp_path)
+
+    assert (code, b"'fast' is no rate" in err, b"2M" in err) == (2, True, True)
+
+
+def test_the_command_line_takes_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCKSTEP_AGENT_LIMIT_UP", "1M")
+    monkeypatch.setenv("LOCKSTEP_AGENT_LIMIT_DOWN", "2M")
+    seen: list[tuple[float, float]] = []
+
+    async def look(context: Context) -> None:
+        seen.append((context.settings.limit_up, context.settings.limit_down))
+
+    assert run(look, as_json=False, limits=("0", None)) == 0
+    assert run(look, as_json=False, limits=(None, "4M")) == 0
+    assert seen == [(0.0, 2 * 1024 * 1024), (1024 * 1024, 4 * 1024 * 1024)]
 
 
 def test_no_arguments_show_the_help_on_standard_error(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`why`, `ignored` and `status` from a memory alone: every reason has a code, no server is asked."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,11 +13,15 @@ import pytest
 from agent.errors import LocalError
 from agent.lock import locked
 from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
+from agent.progress import FileProgress, Progress
 from agent.settings import Settings
 from agent.state import PHASE, State, set_paused
 from agent.verdict import located
 from tests.support.command_line import call
 from tests.support.linked_home import ROOT_ID, linked_home
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
 
 
 @dataclass
@@ -181,13 +186,13 @@ def test_what_is_to_be_done_is_told_and_why_it_was_not_yet(
 
 def test_a_large_file_under_way_is_said_to_be(world: World) -> None:
     world.entry("big.bin")
-    world.says(transfers=["big.bin"])
+    world.says(in_flight=["big.bin"])
     assert world.run("why", "big.bin", expect=5)["code"] == "transferring"
 
 
 def test_what_an_agent_that_is_gone_had_under_way_is_not(world: World) -> None:
     world.entry("big.bin")
-    world.state.put(PHASE, json.dumps({"phase": "working", "transfers": ["big.bin"]}))
+    world.state.put(PHASE, json.dumps({"phase": "working", "in_flight": ["big.bin"]}))
     assert world.run("why", "big.bin", expect=5)["code"] == "not_running"
 
 
@@ -336,20 +341,52 @@ def test_status_tells_of_a_running_agent_what_waits_and_what_moves(world: World)
         "items_total": 2,
         "bytes_done": 1024,
         "bytes_total": 4096,
+        "rate": 512,
+        "eta_seconds": 6,
+    }
+    moving = {
+        "path": "b",
+        "code": "downloading",
+        "bytes_done": 21 * GIB,
+        "bytes_total": 50 * GIB,
+        "rate": 84 * MIB,
+        "eta_seconds": 290,
+        "resumed_bytes": 1024,
     }
     world.says(
         phase="working",
         to_do=2,
         waiting=[["a", "upload"], ["b", "download"]],
-        transfers=["b"],
+        transfers=[moving],
         progress=progress,
+        rate_up=0,
+        rate_down=84 * MIB,
+        at=time.time(),
     )
     told = world.run("status", expect=5)
     assert (told["phase"], told["pending"], told["progress"]) == ("working", 2, progress)
     assert told["waiting"] == [{"path": "a", "code": "upload"}, {"path": "b", "code": "download"}]
-    assert told["transfers"] == [{"path": "b", "code": "transferring"}]
+    assert told["transfers"] == [moving]
+    assert (told["rate_up"], told["rate_down"]) == (0, 84 * MIB)
     _, out, _ = call(["status"], home=world.settings.home, cwd=world.folder)
-    assert b"1.0 KiB of 4.0 KiB moved" in out
+    assert b"1.0 KiB of 4.0 KiB moved, 512 B/s, 6 s left" in out
+    assert b"\n  b: 42 % of 50.0 GiB, 84 MiB/s, 5 min left\n" in out + b"\n"
+
+
+def test_rates_that_were_noted_long_ago_are_over(world: World) -> None:
+    """While bytes move a note is made every second; an old one means that none have moved since."""
+    world.says(
+        transfers=[FileProgress("b", "uploading", 10, 100, 5.0, 18.0).as_json()],
+        progress=Progress("syncing", 0, 1, 10, 100, 5.0, 18.0).as_json(),
+        rate_up=5,
+        at=time.time() - 60,
+    )
+    told = world.run("status", expect=5)
+    (moving,) = told["transfers"]
+    assert (moving["rate"], moving["eta_seconds"], moving["bytes_done"]) == (0, None, 10)
+    assert (told["progress"]["rate"], told["progress"]["eta_seconds"], told["rate_up"]) == (0, None, 0)
+    _, out, _ = call(["status"], home=world.settings.home, cwd=world.folder)
+    assert b"\n  b: 10 % of 100 B\n" in out + b"\n"
 
 
 def test_a_paused_device_is_as_its_user_wants_it(world: World) -> None:
