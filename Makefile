@@ -12,7 +12,7 @@ ARGS ?=
 LOCK := var/lock-venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links $(ARGS)
 
-.PHONY: help demo up down ps logs dlq new-epoch sim mutants test test-large bench soak check fmt format-check lint types imports lock venv
+.PHONY: help demo up down ps logs dlq new-epoch sweep sim mutants test test-large bench soak check fmt format-check lint types imports lock venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ dlq: $(STAMP) ## dead letters: `make dlq ARGS=list`, `make dlq ARGS=replay`
 
 new-epoch: $(STAMP) ## the last step of a restore from backup (docs/operations.md)
 	@$(STACK) exec -- $(PY) -m services.metadata new-epoch
+
+sweep: $(STAMP) ## do documents and S3 belong together? `make sweep ARGS=--repair` mends, `ARGS=--json`
+	@$(STACK) exec -- $(PY) -m services.janitor sweep $(ARGS)
 
 test: $(STAMP) ## all tests; starts what they need on free ports
 	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)

@@ -1,6 +1,6 @@
 """Calls between services (`/internal/…`, a service's token needed). Not part of the public API."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -71,6 +71,81 @@ class HousedObjects(Reply):
     """
 
     items: list[HousedObject]
+
+
+class KeyRange(Request):
+    """janitor → metadata, `POST /internal/objects/between`: live objects with after < key ≤ up_to, by key.
+
+    At most `MAX_KEYS` at once; corrupt ones are left out.
+    """
+
+    after: str
+    up_to: str | None = None
+    """None: to the end."""
+
+
+class ObjectIds(Request):
+    """janitor → metadata, `POST /internal/objects/uses` and `POST /internal/objects/alive`."""
+
+    ids: Annotated[list[Id], Field(max_length=MAX_KEYS)]
+
+
+class Use(Reply):
+    """A version that has an object."""
+
+    object_id: Id
+    version_id: Id
+    node_id: Id
+
+
+class Uses(Reply):
+    """The versions that have the objects asked for."""
+
+    items: list[Use]
+
+
+class Alive(Reply):
+    """Those of the objects asked for that have a document, live or doomed."""
+
+    ids: list[Id]
+
+
+Checkable = Literal["nodes", "versions", "objects", "usage"]
+
+
+class Check(Request):
+    """janitor → metadata, `POST /internal/check`: look at a part of what it keeps, from a place on.
+
+    With `repair`, what can be repaired without losing anything is.
+    """
+
+    what: Checkable
+    after: Id | None = None
+    repair: bool = False
+
+
+class CheckParts(Request):
+    """janitor → upload, `POST /internal/uploads/check-parts`: rows of parts whose session is gone."""
+
+    after: Id | None = None
+    repair: bool = False
+
+
+class Finding(Reply):
+    """Something that should not be so: a stable kind, and the id or key of what it is about."""
+
+    kind: str
+    id: str
+    detail: str = ""
+    repaired: bool = False
+
+
+class Checked(Reply):
+    """One step of a check: how many were looked at, what was found, where to go on; None: at the end."""
+
+    seen: int
+    findings: list[Finding] = []
+    next: Id | None = None
 
 
 class Forgotten(Request):

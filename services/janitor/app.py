@@ -17,9 +17,11 @@ from libs.web.app import add_probe, make_app
 from libs.web.auth import TokenSigner
 from libs.web.client import open_client
 from services.janitor.consumers import handlers
+from services.janitor.service.findings import Report
 from services.janitor.service.housekeeping import Housekeeping
 from services.janitor.service.jobs import Jobs
 from services.janitor.service.schedule import Job, Schedule
+from services.janitor.service.sweep import Sweep
 from services.janitor.service.verification import Verifier
 from services.janitor.settings import Settings
 from services.janitor.store import Leases
@@ -77,6 +79,20 @@ def jobs_of(settings: Settings, jobs: Jobs) -> list[Job]:
         Job("versions", settings.janitor_versions_interval, jobs.expire_versions),
         Job("dead letters", settings.janitor_dead_letter_interval, jobs.count_dead_letters, local=True),
     ]
+
+
+async def sweep_once(settings: Settings, *, repair: bool) -> Report:
+    """Sweep without the service around it. Raises `UnavailableError`."""
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(settings))
+        store = await stack.enter_async_context(open_store(settings))
+        client = await stack.enter_async_context(
+            open_client(TokenSigner(settings), SERVICE, timeout=settings.janitor_call_timeout)
+        )
+        housekeeping = Housekeeping(
+            client, metadata_url=settings.metadata_url, upload_url=settings.upload_url
+        )
+        return await Sweep(settings, housekeeping, store, Views(database)).run(repair=repair)
 
 
 async def _release(leases: Leases) -> None:

@@ -19,6 +19,14 @@ def may_sweep_objects(epoch_ms: int, now: datetime, quiet: float) -> bool:
     return now.timestamp() - epoch_ms / 1000 >= quiet
 
 
+def looks_elsewhere(missing: int, documents: int, at_most: int) -> bool:
+    """Say whether so many objects are missing that S3 itself is suspected: emptied, or another bucket.
+
+    More than half of all, or more than 10 % once that is many, or more than anybody could look at.
+    """
+    return missing > at_most or 2 * missing > documents or missing > max(100, documents // 10)
+
+
 def unowned(asked: Iterable[str], *known: Collection[str]) -> list[str]:
     """Return those asked about that no service knows."""
     owned = set().union(*known)

@@ -39,6 +39,8 @@ class Settings(ProcessSettings, MongoSettings, BusSettings, S3Settings, TokenSet
 
     sweep_grace: float = Field(default=_DAY, ge=0)
     """Age at which an unowned object or multipart upload is removed: longer than any URL lives."""
+    sweep_recheck: float = Field(default=60.0, ge=0)
+    """Seconds between the two looks after which an object is believed to be missing in S3."""
     epoch_quiet: float = Field(default=30 * _DAY, ge=0)
     """After a new epoch no unowned object is removed for so long: the database may lack its owner."""
     verify_concurrency: int = Field(default=2, ge=1)

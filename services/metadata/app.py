@@ -18,8 +18,9 @@ from services.metadata.consumers import handlers
 from services.metadata.domain.model import Rules
 from services.metadata.domain.retention import Retention
 from services.metadata.routes import add_routes
-from services.metadata.routes.keys import FEED, HOUSEKEEPING, READING, REMOVALS, SCHEMA, TREE
+from services.metadata.routes.keys import CONSISTENCY, FEED, HOUSEKEEPING, READING, REMOVALS, SCHEMA, TREE
 from services.metadata.service.changes import Changes
+from services.metadata.service.consistency import Consistency
 from services.metadata.service.feed import FeedService
 from services.metadata.service.housekeeping import Housekeeping
 from services.metadata.service.reading import ReadService
@@ -27,6 +28,7 @@ from services.metadata.service.removals import Removals
 from services.metadata.service.tree import TreeService
 from services.metadata.settings import Settings
 from services.metadata.store.changes import ChangeStore
+from services.metadata.store.consistency import ConsistencyStore
 from services.metadata.store.history import HistoryStore
 from services.metadata.store.namespaces import EpochStore, NamespaceStore
 from services.metadata.store.objects import ObjectStore
@@ -76,6 +78,7 @@ def _compose(app: web.Application, settings: Settings, database: Database, outbo
         NamespaceStore(database, _now),
         ObjectStore(database, _now),
     )
+    app[CONSISTENCY] = Consistency(database, views, changes, ConsistencyStore(database, _now))
     app[REMOVALS] = Removals(
         PurgeStore(database, _now),
         TrashStore(database, reads, timedelta(seconds=settings.retention_trash_seconds), _now),

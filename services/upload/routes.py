@@ -10,7 +10,7 @@ from aiohttp import web
 from libs.contracts import api
 from libs.contracts.errors import InvalidRequestError
 from libs.contracts.ids import SHA256_PATTERN
-from libs.contracts.internal import KnownUploads
+from libs.contracts.internal import CheckParts, KnownUploads
 from libs.contracts.tree import CommitTarget
 from libs.web.app import Handler, add_endpoints, done, page_limit, path_id, query_text, read_json, reply
 from libs.web.auth import AUTH, Caller, caller_of, namespace_of, require_service
@@ -164,6 +164,13 @@ async def known(request: web.Request) -> web.Response:
     return reply(await request.app[USE_CASES].housekeeping.known(asked))
 
 
+async def check_parts(request: web.Request) -> web.Response:
+    require_service(request)
+    asked = await read_json(request, CheckParts)
+    housekeeping = request.app[USE_CASES].housekeeping
+    return reply(await housekeeping.check_parts(asked.after, repair=asked.repair))
+
+
 # Reading requests --------------------------------------------------------------------------
 
 
@@ -208,4 +215,9 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "abort_upload": abort_upload,
 }
 
-INTERNAL: Final[Mapping[str, Handler]] = {"expire": expire, "redrive": redrive, "known": known}
+INTERNAL: Final[Mapping[str, Handler]] = {
+    "expire": expire,
+    "redrive": redrive,
+    "known": known,
+    "check-parts": check_parts,
+}

@@ -4,15 +4,24 @@ from collections.abc import Sequence
 
 from libs.contracts.internal import (
     MAX_KEYS,
+    Alive,
+    Check,
+    Checkable,
+    Checked,
+    CheckParts,
     Collected,
     Forgotten,
     HousedObject,
     HousedObjects,
+    KeyRange,
     Known,
     KnownObjects,
     KnownUploads,
+    ObjectIds,
     Place,
     Round,
+    Use,
+    Uses,
     Verification,
 )
 from libs.web.client import ServiceClient
@@ -82,6 +91,33 @@ class Housekeeping:
             "POST", f"{self._metadata}/objects/known", Known, KnownObjects(keys=list(keys))
         )
         return {*sessions.keys, *objects.keys}
+
+    async def between(self, after: str, up_to: str | None) -> list[HousedObject]:
+        """Return live, not corrupt objects with after < key ≤ up_to, by key; at most `MAX_KEYS`."""
+        url = f"{self._metadata}/objects/between"
+        return (
+            await self._client.fetch("POST", url, HousedObjects, KeyRange(after=after, up_to=up_to))
+        ).items
+
+    async def uses(self, ids: Sequence[str]) -> list[Use]:
+        """Return the versions that have these objects."""
+        asked = ObjectIds(ids=list(ids))
+        return (await self._client.fetch("POST", f"{self._metadata}/objects/uses", Uses, asked)).items
+
+    async def alive(self, ids: Sequence[str]) -> set[str]:
+        """Return those of the objects that have a document."""
+        asked = ObjectIds(ids=list(ids))
+        return set((await self._client.fetch("POST", f"{self._metadata}/objects/alive", Alive, asked)).ids)
+
+    async def check(self, what: Checkable, after: str | None, *, repair: bool) -> Checked:
+        """Have metadata look at a part of what it keeps."""
+        asked = Check(what=what, after=after, repair=repair)
+        return await self._client.fetch("POST", f"{self._metadata}/check", Checked, asked)
+
+    async def check_parts(self, after: str | None, *, repair: bool) -> Checked:
+        """Have upload look for rows of parts whose session is gone."""
+        asked = CheckParts(after=after, repair=repair)
+        return await self._client.fetch("POST", f"{self._upload}/uploads/check-parts", Checked, asked)
 
     async def known_multiparts(self, s3_upload_ids: Sequence[str]) -> set[str]:
         """Return those multipart uploads that belong to a session."""

@@ -161,16 +161,19 @@ def condemn_object(batch: Batch, op: CondemnObject) -> Node | None:
     for version in corrupt.values():
         node = batch.tree.node(version.node_id)
         if node is not None and not node.purging and node.version_id == version.id:
-            _step_back(batch, node, set(corrupt))
+            step_back(batch, node, set(corrupt))
     return None
 
 
-def _step_back(batch: Batch, node: Node, corrupt: set[str]) -> None:
+def step_back(batch: Batch, node: Node, corrupt: set[str]) -> None:
+    """Show the last version that is neither marked corrupt nor one of these; without any, delete."""
     history = batch.tree.history(node.id)
     good = next((version for version in history if not version.corrupt and version.id not in corrupt), None)
     passed = takewhile(lambda version: good is None or version.id != good.id, history)
-    hashes = dict.fromkeys([*node.damaged, *(version.content_hash for version in reversed(list(passed)))])
-    damaged = tuple(hashes)[-_MAX_DAMAGED:]
+    hashes = [*node.damaged, *(version.content_hash for version in reversed(list(passed))), node.content_hash]
+    shown = {None, None if good is None else good.content_hash}
+    damaged = tuple(one for one in dict.fromkeys(hashes) if one is not None and one not in shown)
+    damaged = damaged[-_MAX_DAMAGED:]
     if good is not None:
         batch.put(FileUpdated, replace(_showing(node, good), damaged=damaged))
     elif not node.deleted:

@@ -6,13 +6,14 @@ from typing import assert_never
 
 from libs.contracts.events import EventData
 from libs.contracts.tree import CreateFolder, CreateSymlink, Delete, ItemResult, Move, SetAttributes
-from services.metadata.domain import content, structure
+from services.metadata.domain import content, mending, structure
 from services.metadata.domain.announce import tell_of_changes, tell_of_completion
 from services.metadata.domain.batch import Batch, RefusedError, Start
 from services.metadata.domain.model import (
     CommitFile,
     CondemnObject,
     Job,
+    MendNode,
     Node,
     Op,
     RestoreNode,
@@ -126,6 +127,8 @@ def apply(batch: Batch, op: Op) -> Node | None:
             return _apply_content(batch, op)
         case CreateFolder() | CreateSymlink():
             return _apply_creation(batch, op)
+        case MendNode():
+            return mending.mend_node(batch, op)
         case Move() | Delete() | SetAttributes() | RestoreNode():
             return _apply_change(batch, op)
         case _ as unreachable:

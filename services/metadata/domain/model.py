@@ -178,8 +178,15 @@ class CondemnObject:
     object_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class MendNode:
+    """A node's version or parent is not there: show the last good version, hang it into the root."""
+
+    node_id: str
+
+
 TreeOp = CreateFolder | CreateSymlink | Move | Delete | SetAttributes
-Op = TreeOp | CommitFile | RestoreVersion | RestoreNode | CondemnObject
+Op = TreeOp | CommitFile | RestoreVersion | RestoreNode | CondemnObject | MendNode
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,15 @@ from typing import assert_never
 
 from libs.contracts.paths import name_key
 from libs.contracts.tree import CreateFolder, CreateSymlink, Delete, Move, SetAttributes
-from services.metadata.domain.model import CommitFile, CondemnObject, Job, Op, RestoreNode, RestoreVersion
+from services.metadata.domain.model import (
+    CommitFile,
+    CondemnObject,
+    Job,
+    MendNode,
+    Op,
+    RestoreNode,
+    RestoreVersion,
+)
 from services.metadata.domain.tree import Loaded, Need
 
 
@@ -28,7 +36,7 @@ def _of(op: Op, need: Need) -> None:
         case Move():
             _place(op.parent_id, op.name, need)
             need.nodes.add(op.node_id)
-        case Delete() | SetAttributes() | RestoreNode() | RestoreVersion():
+        case Delete() | SetAttributes() | RestoreNode() | RestoreVersion() | MendNode():
             need.nodes.add(op.node_id)
         case CondemnObject():
             need.uses.add(op.object_id)

@@ -219,7 +219,12 @@ def restore_node(batch: Batch, op: RestoreNode) -> Node:
         return node
     if tree.buried(node.parent_id):
         raise RefusedError("parent_deleted")
-    name = node.name
-    if tree.occupant(node.parent_id, name) is not None:
-        name = numbered_name(name, "restored", lambda text: tree.occupant(node.parent_id, text) is not None)
+    name = free_name(tree, node.parent_id, node.name)
     return batch.put(FileRestored, replace(node, name=name, deleted=False))
+
+
+def free_name(tree: Tree, parent_id: str, name: str) -> str:
+    """Return the name, or `name (restored)` where another node has its place."""
+    if tree.occupant(parent_id, name) is None:
+        return name
+    return numbered_name(name, "restored", lambda text: tree.occupant(parent_id, text) is not None)

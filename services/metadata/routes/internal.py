@@ -5,19 +5,24 @@ from aiohttp import web
 from libs.contracts.api import Empty
 from libs.contracts.internal import (
     MAX_KEYS,
+    Alive,
+    Check,
     Collected,
     Forgotten,
     HousedObjects,
+    KeyRange,
     Known,
     KnownObjects,
     NamespaceCreation,
     NamespaceRemoval,
+    ObjectIds,
     Place,
+    Uses,
     Verification,
 )
 from libs.web.app import path_id, query_text, read_json, reply, whole_number
 from libs.web.auth import AUTH, require_service
-from services.metadata.routes.keys import HOUSEKEEPING, REMOVALS, SCHEMA
+from services.metadata.routes.keys import CONSISTENCY, HOUSEKEEPING, REMOVALS, SCHEMA
 from services.metadata.service.housekeeping import Housekeeping
 from services.metadata.service.removals import Removals
 
@@ -96,6 +101,31 @@ async def known(request: web.Request) -> web.Response:
     return reply(Known(keys=await housekeeping.known(body.keys)))
 
 
+async def between(request: web.Request) -> web.Response:
+    housekeeping = await _housekeeping(request)
+    body = await read_json(request, KeyRange)
+    return reply(HousedObjects(items=await housekeeping.between(body.after, body.up_to, MAX_KEYS)))
+
+
+async def alive(request: web.Request) -> web.Response:
+    housekeeping = await _housekeeping(request)
+    body = await read_json(request, ObjectIds)
+    return reply(Alive(ids=await housekeeping.alive(body.ids)))
+
+
+async def uses(request: web.Request) -> web.Response:
+    housekeeping = await _housekeeping(request)
+    body = await read_json(request, ObjectIds)
+    return reply(Uses(items=await housekeeping.uses(body.ids)))
+
+
+async def check(request: web.Request) -> web.Response:
+    require_service(request)
+    await request.app[SCHEMA].check()
+    body = await read_json(request, Check)
+    return reply(await request.app[CONSISTENCY].check(body))
+
+
 def _limit(request: web.Request) -> int:
     text = query_text(request, {"limit": "100"})["limit"]
     return whole_number(text, "limit", low=1, high=MAX_KEYS)
@@ -115,4 +145,8 @@ def add(app: web.Application) -> None:
         web.get("/internal/objects/doomed", doomed),
         web.post("/internal/objects/forget", forget),
         web.post("/internal/objects/known", known),
+        web.post("/internal/objects/between", between),
+        web.post("/internal/objects/alive", alive),
+        web.post("/internal/objects/uses", uses),
+        web.post("/internal/check", check),
     ])  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from libs.contracts.errors import NotFoundError
-from libs.contracts.internal import HousedObject
+from libs.contracts.internal import HousedObject, Use
 from services.metadata.domain.model import Actor, CondemnObject, Job
 from services.metadata.service.changes import Changes
 from services.metadata.settings import Settings
@@ -65,6 +65,18 @@ class Housekeeping:
     async def forget(self, object_ids: Sequence[str]) -> int:
         """Forget doomed objects that are no longer in S3; return how many."""
         return await self._objects.forget(object_ids)
+
+    async def between(self, after: str, up_to: str | None, limit: int) -> list[HousedObject]:
+        """Return live objects by their keys."""
+        return await self._objects.between(after, up_to, limit)
+
+    async def alive(self, object_ids: Sequence[str]) -> list[str]:
+        """Return those of the objects that have a document."""
+        return await self._objects.alive(object_ids)
+
+    async def uses(self, object_ids: Sequence[str]) -> list[Use]:
+        """Return the versions that have the objects."""
+        return await self._objects.uses(object_ids)
 
     async def known(self, keys: Sequence[str]) -> list[str]:
         """Return those of the keys that are an object's."""

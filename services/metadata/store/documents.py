@@ -16,13 +16,16 @@ _VERSION_FIELDS = tuple(field.name for field in dataclasses.fields(Version) if f
 def node_document(node: Node) -> Document:
     """Return the whole document. Times are kept in microseconds: `changed_us` is what orders.
 
-    `deleted_at` queues a deleted node for its purge: since when it is deleted, or out of sight below
-    a folder that was deleted later. `purging` replaces it when that time is over.
+    `deleted_in` is the folder of a deleted node. `deleted_at` queues it for its purge: since when it
+    is deleted, or out of sight below a folder that was deleted later. `purging` replaces it when that
+    time is over.
     """
     document: dict[str, Any] = {"_id": node.id, "kind": node.kind.value, "name_key": name_key(node.name)}
     document.update({name: getattr(node, name) for name in _NODE_FIELDS})
     if node.damaged:
         document["damaged"] = list(node.damaged)
+    if node.deleted:
+        document["deleted_in"] = node.parent_id
     if node.purging:
         document["purging"] = True
     elif node.deleted:

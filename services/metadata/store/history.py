@@ -7,10 +7,10 @@ from typing import Final
 
 from libs.mongo.client import Database, Document, Session, in_transaction, translated
 from libs.mongo.names import NODES, VERSIONS
+from libs.mongo.walks import window_of
 from services.metadata.domain.retention import Retention
 from services.metadata.store.documents import version_of
 from services.metadata.store.removal import lock, remove_versions
-from services.metadata.store.walks import window_of
 
 _WINDOW: Final = 2000
 _BATCH: Final = 500

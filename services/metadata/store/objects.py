@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from libs.contracts.internal import HousedObject
+from libs.contracts.internal import HousedObject, Use
 from libs.mongo.client import Database, Document, Session, in_transaction, translated
 from libs.mongo.names import COUNTERS, OBJECTS, USAGE, VERSIONS
 from services.metadata.domain.model import Object
 from services.metadata.store.documents import object_of
+from services.metadata.store.removal import pieces
 
 _PIECE = 50
 _QUEUE = 1000
@@ -102,6 +103,36 @@ class ObjectStore:
             with translated():
                 rows = self._objects.find({"key": {"$in": list(keys[start : start + _PIECE])}}, {"key": 1})
                 found += [row["key"] for row in await rows.to_list(None)]
+        return found
+
+    async def between(self, after: str, up_to: str | None, limit: int) -> list[HousedObject]:
+        """Return live, not corrupt objects with after < key ≤ up_to, by key."""
+        keys: Document = {"$gt": after} | ({} if up_to is None else {"$lte": up_to})
+        with translated():
+            rows = await self._objects.find({"key": keys}).to_list(None)
+        good = [row for row in rows if row["state"] == "live" and not row["corrupt"]]
+        return [_housed(row) for row in sorted(good, key=lambda row: str(row["key"]))[:limit]]
+
+    async def alive(self, object_ids: Sequence[str]) -> list[str]:
+        """Return those of the objects that have a document, live or doomed."""
+        found: list[str] = []
+        for piece in pieces(object_ids):
+            with translated():
+                rows = self._objects.find({"_id": {"$in": piece}}, {"_id": 1})
+                found += [row["_id"] for row in await rows.to_list(None)]
+        return found
+
+    async def uses(self, object_ids: Sequence[str]) -> list[Use]:
+        """Return the versions that have the objects."""
+        found: list[Use] = []
+        for piece in pieces(object_ids):
+            query = {"object_id": {"$in": piece}}
+            with translated():
+                rows = self._database[VERSIONS].find(query, {"object_id": 1, "node_id": 1})
+                found += [
+                    Use(object_id=row["object_id"], version_id=row["_id"], node_id=row["node_id"])
+                    async for row in rows
+                ]
         return found
 
     async def _queue(self, field: str, until: datetime) -> list[Document]:

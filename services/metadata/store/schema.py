@@ -72,7 +72,14 @@ def _retention() -> tuple[Migration, ...]:
             # What is due to be purged, and what is being purged.
             _index("deleted_at", sparse=True),
             _index("purging", sparse=True),
-            # Deleted nodes below a folder that is purged; live ones are found by their places.
-            _index("parent_id", "deleted", partialFilterExpression={"deleted": True}),
+            # Deleted nodes in a folder that is purged; live ones are found by their places. Sparse and not
+            # partial: the embedded default answers from a partial index only where its key has all fields.
+            _index("deleted_in", sparse=True),
         ]),
+        _note_where_deleted,
     )  # fmt: skip
+
+
+async def _note_where_deleted(database: Database) -> None:
+    noted = [{"$set": {"deleted_in": "$parent_id"}}]
+    await database[NODES].update_many({"deleted": True}, noted)

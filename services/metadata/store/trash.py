@@ -122,10 +122,9 @@ class TrashStore:
         return found
 
     async def _inside(self, parent: Node) -> list[Node]:
-        inside = {"parent_id": parent.id}
-        live = {"namespace_id": parent.namespace_id, **inside, "deleted": False, "name_key": {"$gte": ""}}
+        live = {"namespace_id": parent.namespace_id, "parent_id": parent.id, "deleted": False}
         found: list[Document] = []
-        for query in (live, {**inside, "deleted": True}):
+        for query in ({**live, "name_key": {"$gte": ""}}, {"deleted_in": parent.id}):
             with translated():
                 found += await self._nodes.find(query).limit(_LEAVES).to_list(None)
         return [node_of(row) for row in found]

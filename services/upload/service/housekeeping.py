@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Final
 
 from libs.contracts.api import UploadState
-from libs.contracts.internal import Collected, Known, KnownUploads
+from libs.contracts.internal import Checked, Collected, Finding, Known, KnownUploads
 from libs.contracts.keys import prefix_of
 from services.upload.service.completing import Completing
 from services.upload.service.deps import Deps
@@ -51,6 +51,16 @@ class Housekeeping:
         lapsed = await self._deps.sessions.in_state(UploadState.COMPLETING, "lease.until", now, _BATCH)
         taken = [await self._completing.take_over(session) for session in lapsed]
         return Collected(done=sum(again) + sum(taken))
+
+    async def check_parts(self, place: str | None, *, repair: bool) -> Checked:
+        """Find rows of parts whose session is gone; a repair removes them: nothing can need them."""
+        seen, orphans, following = await self._deps.parts.orphans(place)
+        if repair and orphans:
+            await self._deps.parts.remove(orphans)
+        findings = [
+            Finding(kind="parts_without_session", id=upload_id, repaired=repair) for upload_id in orphans
+        ]
+        return Checked(seen=seen, findings=findings, next=following)
 
     async def known(self, asked: KnownUploads) -> Known:
         """Say which keys and multipart uploads belong to a live session.

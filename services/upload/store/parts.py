@@ -1,5 +1,6 @@
 """The collection `upload_parts`: one row per part of a multipart session."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,9 +10,10 @@ from pymongo.errors import BulkWriteError
 from libs.contracts.events import PartCompleted
 from libs.contracts.parts import part_span
 from libs.mongo.client import Database, Document, translated
-from libs.mongo.names import UPLOAD_PARTS
+from libs.mongo.names import UPLOAD_PARTS, UPLOADS
 from libs.mongo.outbox import Outbox, Transaction
 from libs.mongo.views import part_row_id
+from libs.mongo.walks import window_of
 from services.upload.domain.session import Device, Session
 from services.upload.store.sessions import SessionStore
 
@@ -30,6 +32,7 @@ class PartStore:
     """Digests of parts, and which of them clients have told to be done."""
 
     def __init__(self, database: Database, outbox: Outbox, sessions: SessionStore) -> None:
+        self._database = database
         self._collection = database[UPLOAD_PARTS]
         self._outbox = outbox
         self._sessions = sessions
@@ -111,6 +114,27 @@ class PartStore:
         with translated():
             await self._collection.update_many({"upload_id": session.id}, {"$set": {"done": False}})
 
+    async def orphans(self, place: str | None) -> tuple[int, list[str], str | None]:
+        """Look for rows whose session is gone, among a window of sessions' ids from a place on.
+
+        Returns how many rows were looked at, the ids of the sessions, and the next place (None: at
+        the end). A session is there before its rows and goes after them.
+        """
+        window = await window_of(self._database, UPLOAD_PARTS, place, _WINDOW)
+        seen = await self._sessions_named(window.on("upload_id"))
+        gone = [upload_id for upload_id in seen if not await self._has_session(upload_id)]
+        still = [upload_id for upload_id in gone if await self._sessions_named({"upload_id": upload_id})]
+        return sum(seen.values()), still, window.high
+
+    async def _sessions_named(self, query: Document) -> Counter[str]:
+        with translated():
+            rows = self._collection.find(query, {"_id": 0, "upload_id": 1})
+            return Counter([row["upload_id"] async for row in rows])
+
+    async def _has_session(self, upload_id: str) -> bool:
+        with translated():
+            return await self._database[UPLOADS].find_one({"_id": upload_id}, {"_id": 1}) is not None
+
     async def remove(self, ids: Sequence[str]) -> None:
         """Delete the rows of ended sessions."""
         with translated():
@@ -118,6 +142,8 @@ class PartStore:
 
 
 _DUPLICATE = 11000
+_WINDOW = 1000
+"""Rows of one step of a walk through all of them."""
 
 
 def _notes(rows: Sequence[Document]) -> dict[int, PartNote]:
