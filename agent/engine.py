@@ -25,6 +25,7 @@ from agent.guard import (
     root_halt,
 )
 from agent.leftovers import rescue_leftovers
+from agent.manifests import Manifests
 from agent.model import Trouble
 from agent.observer import Observer
 from agent.planning import Planning, synced_files, waiting
@@ -119,10 +120,13 @@ class Engine:
         self._parts = parts
         self._state = parts.state
         self._wake = asyncio.Event()
-        self.work = Work(parts.state, parts.disk, parts.api, parts.transfer, parts.settings, parts.device)
+        manifests = Manifests(parts.settings.folder / "manifests")
+        self.work = Work(
+            parts.state, parts.disk, parts.api, parts.transfer, parts.settings, parts.device, manifests
+        )
         self.executor = Executor(self.work, tasks, self._wake.set)
         self.feed = Feed(parts.state, parts.api, parts.namespace_id)
-        self.observer = Observer(parts.state, parts.disk, parts.settings)
+        self.observer = Observer(parts.state, parts.disk, parts.settings, manifests)
         self._planning = Planning(parts.state, self.observer, parts.disk, parts.namespace_id, parts.device)
         self._stamp = Stamp(parts.state, parts.disk, f"{parts.namespace_id}.{parts.device}")
         self.troubles: dict[str, Trouble] = {}

@@ -8,6 +8,7 @@ from typing import Final
 from agent import clock
 from agent.disk import Disk, DiskError, VanishedError
 from agent.ignore import IGNORE_FILE, IgnoreRules
+from agent.manifests import Manifests
 from agent.model import LocalEntry, RemoteNode, SyncedNode
 from agent.scanner import ScanResult, scan
 from agent.scanner.rolling import chosen_to_read
@@ -23,12 +24,15 @@ _RULES_BYTES: Final = 1024 * 1024
 
 
 class Observer:
-    """The local tree of `state`, kept by scans of `disk`."""
+    """The local tree of `state`, kept by scans of `disk`; `manifests` keeps what large files consist of."""
 
-    def __init__(self, state: State, disk: Disk, settings: Settings) -> None:
+    def __init__(
+        self, state: State, disk: Disk, settings: Settings, manifests: Manifests | None = None
+    ) -> None:
         self._state = state
         self._disk = disk
         self._settings = settings
+        self._manifests = manifests
         self._ignored: dict[tuple[str, bool], bool] = {}
         self._text = ""
         self.rules = IgnoreRules()
@@ -49,7 +53,24 @@ class Observer:
         if dirty is not None and not dirty:
             return None
         self._scope, self._before = dirty, dict(self._state.local)
+        if self._manifests is not None and self._manifests.due:
+            return partial(self._look_and_prune, dirty, self._before, clock.now(), self._contents())
         return partial(self._look, dirty, self._before, clock.now())
+
+    def _contents(self) -> set[str]:
+        """Return the hashes of all contents that are or were agreed on here."""
+        entries: Iterable[LocalEntry | SyncedNode] = (
+            *self._state.local.values(),
+            *self._state.synced.values(),
+        )
+        return {entry.content_hash for entry in entries if entry.content_hash is not None}
+
+    def _look_and_prune(
+        self, dirty: set[str] | None, before: dict[str, LocalEntry], now: float, contents: set[str]
+    ) -> ScanResult:
+        if self._manifests is not None:
+            self._manifests.prune(contents)
+        return self._look(dirty, before, now)
 
     def _look(self, dirty: set[str] | None, before: dict[str, LocalEntry], now: float) -> ScanResult:
         """Scan. A look at everything also reads some files that look unchanged; runs in a thread."""
@@ -62,6 +83,7 @@ class Observer:
             dirty=dirty,
             rehash=lambda entry: entry.path in chosen,
             now=now,
+            manifests=self._manifests,
         )
 
     def _take_dirty(self) -> set[str] | None:

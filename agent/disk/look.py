@@ -5,7 +5,7 @@ import os
 import stat as modes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from agent.disk import native
 from agent.disk.errors import BlockedError, MismatchError, VanishedError
@@ -22,6 +22,16 @@ _KINDS: Final = {
 
 Stop = Callable[[], bool]
 """Says that the agent wants to end; asked between blocks of a long read."""
+
+
+class Digest(Protocol):
+    """What a file's bytes are shown to while they are read: `hashlib.sha256()`, or more than that."""
+
+    def update(self, data: memoryview, /) -> None:
+        """Take the next bytes; their buffer is used again afterwards."""
+
+    def hexdigest(self) -> str:
+        """Return the SHA-256 of all that came."""
 
 
 class Seen(NamedTuple):
@@ -87,12 +97,12 @@ def reading(place: Place) -> Iterator[tuple[int, FileStat]]:
         os.close(fd)
 
 
-def hash_open(fd: int, stat: FileStat, stop: Stop) -> str:
-    """Hash an open file that must stay as `stat` says.
+def hash_open(fd: int, stat: FileStat, stop: Stop, digest: Digest | None = None) -> str:
+    """Hash an open file that must stay as `stat` says, by `digest` when another is wanted.
 
     Raises `MismatchError` "changing" when it did not; a file that grows is noticed at once.
     """
-    digest, left = hashlib.sha256(), stat.size
+    digest, left = digest or hashlib.sha256(), stat.size
     buffer = bytearray(min(BLOCK, stat.size + 1))
     view, offset = memoryview(buffer), 0
     while count := os.preadv(fd, [view], offset):

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from agent.disk import native
 from agent.disk.base import Rooted
 from agent.disk.errors import DiskError, MismatchError, translated
-from agent.disk.look import Seen, hash_open, look, look_inside, reading
+from agent.disk.look import Digest, Seen, hash_open, look, look_inside, reading
 from agent.disk.root import components, is_state_folder, names_in, read_marker, read_note
 from agent.model import FileStat, LocalEntry, LocalKind
 from libs.contracts.paths import name_key
@@ -127,8 +127,10 @@ class Reads(Rooted):
                 raise MismatchError("It is not a symbolic link", path=path)
             return os.readlink(place.name, dir_fd=place.fd)
 
-    def hash_file(self, path: str, *, writers_since: float | None = None) -> tuple[FileStat, str]:
-        """Return a file's stat and SHA-256, both of the same instant.
+    def hash_file(
+        self, path: str, *, writers_since: float | None = None, digest: Digest | None = None
+    ) -> tuple[FileStat, str]:
+        """Return a file's stat and SHA-256, both of the same instant; `digest` makes more of the bytes.
 
         Raises `MismatchError` "changing" when it was written to meanwhile, and when it was last
         written to after `writers_since` (seconds since 1970) by a program that still has it open.
@@ -139,7 +141,7 @@ class Reads(Rooted):
             fresh = writers_since is not None and writers_since < written < writers_since + _AHEAD_SECONDS
             if fresh and native.open_for_writing(fd):
                 raise MismatchError("A program is writing to the file", code="changing", path=path)
-            return stat, hash_open(fd, stat, self._stopping.is_set)
+            return stat, hash_open(fd, stat, self._stopping.is_set, digest)
 
     def device(self, path: str = "") -> int:
         """Return the number of the device that a folder lies on."""

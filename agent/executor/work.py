@@ -12,6 +12,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from agent import clock
 from agent.disk import Disk, DiskError, MismatchError
+from agent.manifests import Manifests
 from agent.model import FileStat, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
 from agent.remote import Api
 from agent.settings import Settings
@@ -56,6 +57,8 @@ class Work:
     transfer: Transfer
     settings: Settings
     device: str
+    manifests: Manifests | None = None
+    """Which chunks large files consist of; None where nothing is to be remembered."""
     tally: Tally = field(default_factory=Tally)
     dirty: set[str] = field(default_factory=set)
     feed_stale: bool = False

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple
 
 from agent import clock
 from agent.disk import Disk, DiskError
+from agent.manifests import Manifests
 from agent.model import FileStat, LocalEntry
 
 WORKERS: Final = 2
@@ -28,22 +30,29 @@ class Hashed(NamedTuple):
     error: DiskError | None = None
 
 
-def hash_files(disk: Disk, entries: Sequence[LocalEntry]) -> Iterator[Hashed]:
+def hash_files(
+    disk: Disk, entries: Sequence[LocalEntry], manifests: Manifests | None = None
+) -> Iterator[Hashed]:
     """Read files and yield what each gave. When the disk is stopped each gives that error at once.
 
-    Small files are read one after the other: handing them to threads costs more than it gains.
+    Small files are read one after the other: handing them to threads costs more than it gains. Of
+    large ones `manifests` keeps which chunks they consist of, found in the same reading.
     """
-    yield from (_hash(disk, entry.path) for entry in entries if entry.stat.size < LARGE_BYTES)
-    waiting = (entry.path for entry in entries if entry.stat.size >= LARGE_BYTES)
+    read = partial(_hash, disk, manifests)
+    yield from (read(entry) for entry in entries if entry.stat.size < LARGE_BYTES)
+    waiting = (entry for entry in entries if entry.stat.size >= LARGE_BYTES)
     while batch := list(islice(waiting, BATCH)):
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="hash") as pool:
-            yield from pool.map(lambda path: _hash(disk, path), batch)
+            yield from pool.map(read, batch)
 
 
-def _hash(disk: Disk, path: str) -> Hashed:
-    at = clock.now()
+def _hash(disk: Disk, manifests: Manifests | None, entry: LocalEntry) -> Hashed:
+    at, path = clock.now(), entry.path
+    reader = None if manifests is None else manifests.reader(entry.stat.size, entry.content_hash)
     try:
-        stat, digest = disk.hash_file(path, writers_since=at - WRITER_SECONDS)
+        stat, digest = disk.hash_file(path, writers_since=at - WRITER_SECONDS, digest=reader)
     except DiskError as error:
         return Hashed(path, at, error=error)
+    if manifests is not None and reader is not None:
+        manifests.keep(digest, reader.manifest())
     return Hashed(path, at, stat, digest)

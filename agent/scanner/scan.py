@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from agent import clock
 from agent.disk import Disk, DiskError
+from agent.manifests import Manifests
 from agent.model import LocalEntry, LocalKind
 from agent.scanner.absence import ELSEWHERE, Absence, ancestors, below
 from agent.scanner.hashing import Hashed, hash_files
@@ -14,7 +15,7 @@ from agent.scanner.walk import Ignored, Walk, is_absent
 from libs.contracts.paths import STATE_FOLDER
 
 
-def scan(
+def scan(  # noqa: PLR0913 - named options, each with what it usually is
     disk: Disk,
     known: Known,
     *,
@@ -22,8 +23,11 @@ def scan(
     dirty: set[str] | None = None,
     rehash: Callable[[LocalEntry], bool] = lambda _: False,
     now: float | None = None,
+    manifests: Manifests | None = None,
 ) -> ScanResult:
     """Observe the whole folder, or only the `dirty` paths and what is below them.
+
+    Of large files that are read `manifests` keeps the chunks.
 
     Raises `DiskError` when the root itself cannot be listed: then nothing was learnt. Every
     other error becomes a problem of its path.
@@ -40,7 +44,7 @@ def scan(
         while others := _other_paths(known, walk) - partial.asked:
             candidates = partial.scan(others)
     Absence(disk, known, walk, ignored).settle(candidates)
-    _read_new_content(disk, known, walk)
+    _read_new_content(disk, known, walk, manifests)
     result = walk.result
     if result.recheck:
         result.recheck_at = now + SETTLE_SECONDS
@@ -136,10 +140,10 @@ class _Partial:
 _LEFT_OUT = {"invalid_name", "name_collision"}
 
 
-def _read_new_content(disk: Disk, known: Known, walk: Walk) -> None:
+def _read_new_content(disk: Disk, known: Known, walk: Walk, manifests: Manifests | None) -> None:
     result = walk.result
     wanted = [entry for entry in walk.to_hash if result.entries.get(entry.path) is entry]
-    for hashed in hash_files(disk, wanted):
+    for hashed in hash_files(disk, wanted, manifests):
         if hashed.stat is not None and hashed.digest is not None:
             _take(result, hashed)
         elif hashed.error is not None:

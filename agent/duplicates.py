@@ -1,0 +1,92 @@
+"""Content that this device has already: a file to be fetched may lie in another place of the folder.
+
+A copy on disk costs no bytes on the wire. What the memory says of a file is a claim; the bytes are
+hashed while they are copied, so that a file that changed meanwhile is no danger.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+from agent.disk import BlockedError, Disk, DiskError
+from agent.disk.look import BLOCK, Digest
+from agent.errors import LocalError
+from agent.model import LocalEntry, LocalKind
+
+_TRIED: Final = 3
+"""Files with one content that are tried before the content is fetched."""
+
+
+class Duplicates:
+    """Files of the local tree by content, for the downloads of one round.
+
+    The tree is looked through once, and only when something is asked for: a round that fetches
+    nothing pays nothing, and memory is taken for the wanted contents alone.
+    """
+
+    def __init__(self, local: Mapping[str, LocalEntry], wanted: AbstractSet[str]) -> None:
+        self._local = local
+        self._wanted = wanted
+        self._found: dict[str, list[LocalEntry]] | None = None
+
+    def of(self, content_hash: str, size: int) -> list[LocalEntry]:
+        """Return files that had this content when they were last looked at, at most a few."""
+        if self._found is None:
+            self._found = self._search()
+        return [entry for entry in self._found.get(content_hash, ()) if entry.stat.size == size]
+
+    def _search(self) -> dict[str, list[LocalEntry]]:
+        found: dict[str, list[LocalEntry]] = {}
+        for entry in self._local.values():
+            content_hash = entry.content_hash
+            if content_hash is None or content_hash not in self._wanted:
+                continue
+            if entry.kind is LocalKind.FILE and entry.trouble is None:
+                same = found.setdefault(content_hash, [])
+                if len(same) < _TRIED:
+                    same.append(entry)
+        return found
+
+
+def copy_content(disk: Disk, entry: LocalEntry, fd: int, digest: Digest | None = None) -> bool:
+    """Write a file's content into an open, empty file; say whether it is all there and as `entry` says.
+
+    Otherwise the open file is empty again. Blocks. `digest` makes more of the bytes. Raises
+    `LocalError` "unwritable", and `BlockedError` "stopping" when the agent wants to end.
+    """
+    digest = digest or hashlib.sha256()
+    try:
+        with disk.open_for_read(entry.path) as opened:
+            if opened.stat.same_content_signs(entry.stat):
+                for block in _blocks(disk, opened.fd, entry.stat.size):
+                    digest.update(block)
+                    _write(fd, block)
+                if digest.hexdigest() == entry.content_hash:
+                    return True
+    except DiskError as error:
+        if error.code == "stopping":
+            raise
+    os.ftruncate(fd, 0)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return False
+
+
+def _blocks(disk: Disk, fd: int, size: int) -> Iterator[memoryview]:
+    """Yield a file's bytes, at most one block more than `size`; each is overwritten by the next."""
+    buffer = memoryview(bytearray(BLOCK))
+    offset = 0
+    while offset <= size and (count := os.preadv(fd, [buffer], offset)):
+        if disk.stopping:
+            raise BlockedError("The agent is stopping", code="stopping")
+        yield buffer[:count]
+        offset += count
+
+
+def _write(fd: int, block: memoryview) -> None:
+    try:
+        while block:
+            block = block[os.write(fd, block) :]
+    except OSError as error:
+        raise LocalError(f"The file cannot be written: {error.strerror}", code="unwritable") from error
