@@ -21,7 +21,9 @@ DIGEST_BYTES: Final = 16
 """Of BLAKE3, whose output may be cut. Whatever is put together by digests is verified by the SHA-256
 of the whole, so two chunks with one digest would cost a full transfer, never a wrong file."""
 
-_CLASSES: Final = ((64 * MIB, 4 * 1024), (GIB, 16 * 1024), (16 * GIB, 64 * 1024))
+_CLASSES: Final = ((80 * MIB, 4 * 1024), (1280 * MIB, 16 * 1024), (20 * GIB, 64 * 1024))
+"""Sizes up to which an average is used. Files often have round sizes, and one that passes a border
+travels whole once: so the borders lie a quarter above 64 MiB, 1 GiB and 16 GiB."""
 _LARGEST_AVERAGE: Final = 256 * 1024
 AVERAGES: Final = frozenset({average for _, average in _CLASSES} | {_LARGEST_AVERAGE})
 

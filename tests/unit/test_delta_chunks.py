@@ -44,17 +44,22 @@ def encoded(manifest: Manifest) -> bytes:
         (0, None),
         (256 * 1024 - 1, None),
         (256 * 1024, 4096),
-        (64 * MIB, 4096),
-        (64 * MIB + 1, 16384),
-        (GIB, 16384),
-        (GIB + 1, 65536),
-        (16 * GIB, 65536),
-        (16 * GIB + 1, 262144),
+        (80 * MIB, 4096),
+        (80 * MIB + 1, 16384),
+        (1280 * MIB, 16384),
+        (1280 * MIB + 1, 65536),
+        (20 * GIB, 65536),
+        (20 * GIB + 1, 262144),
         (TIB, 262144),
     ],
 )
 def test_the_larger_a_file_the_larger_its_chunks(size: int, average: int | None) -> None:
     assert average_for(size) == average
+
+
+@pytest.mark.parametrize("size", [64 * MIB, GIB, 16 * GIB])
+def test_a_file_of_a_round_size_that_grows_stays_comparable(size: int) -> None:
+    assert average_for(size + size // 5) == average_for(size)
 
 
 # Cutting -----------------------------------------------------------------------------------------
@@ -153,7 +158,7 @@ def test_a_small_content_has_no_manifest() -> None:
 
 
 def test_a_content_that_is_of_another_class_than_announced_has_no_manifest() -> None:
-    reader = ContentReader(65 * MIB)
+    reader = ContentReader(100 * MIB)
     reader.update(bytes(300_000))
     assert reader.manifest() is None
 
