@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from libs.contracts.base import Reply, Request
 from libs.contracts.ids import Id, Sha256
-from libs.contracts.limits import MAX_BATCH, MAX_FILE_BYTES
+from libs.contracts.limits import MAX_BATCH, MAX_DELTA_BYTES, MAX_FILE_BYTES
 from libs.contracts.tree import CommitTarget, ItemResult, Name, NodeRow, RawName
 
 Email = Annotated[
@@ -103,6 +103,17 @@ class Devices(Reply):
 # Uploads -----------------------------------------------------------------------------------
 
 
+class DeltaOffer(Request):
+    """A delta that the client could send instead of the content."""
+
+    base_version_id: Id
+    """The version that it is a difference to: any that the caller can read."""
+    size: Annotated[int, Field(ge=1, le=MAX_DELTA_BYTES)]
+    """Bytes of the delta object."""
+    sha256: Sha256
+    """Of the delta object."""
+
+
 class UploadRequest(Request):
     """Announce bytes. The same account, namespace, hash and size give the same open session."""
 
@@ -117,6 +128,8 @@ class UploadRequest(Request):
     send_anyway: bool = False
     """Open a session even while an object of the same content is being verified
     (`verification_pending` otherwise)."""
+    delta: DeltaOffer | None = None
+    """Taken (mode `delta`) unless the content is stored, or under way, or the base cannot be read."""
 
 
 class UploadBatchItem(Request):
@@ -149,6 +162,8 @@ class UploadMode(StrEnum):
     STORED = "stored"
     PUT = "put"
     MULTIPART = "multipart"
+    DELTA = "delta"
+    """What is sent is a delta object (`libs.delta.package`); the server puts the content together."""
 
 
 class UploadState(StrEnum):
@@ -313,6 +328,14 @@ class PartDigests(Reply):
     items: list[PartRow] = []
 
 
+class DownloadDelta(Download):
+    """How a version is made of another: ranges of it, and what is read of the new one by `url`."""
+
+    from_version_id: Id
+    recipe: str
+    """Base64 of `libs.contracts.recipe.encode`; literals are ranges of the new version itself."""
+
+
 class DownloadResult(Reply):
     """One item of a batch: the download or a stable code."""
 
@@ -355,6 +378,18 @@ class Page(Reply):
     next_cursor: str | None = None
 
 
+class VersionKeep(StrEnum):
+    """Why a version is kept."""
+
+    CURRENT = "current"
+    RECENT = "recent"
+    """It is among the newest of its file, whatever its age."""
+    AGE = "age"
+    """Every version is kept for some time."""
+    OVER = "over"
+    """Nothing keeps it any more: the next round removes it."""
+
+
 class Version(Reply):
     """One immutable state of a file's content."""
 
@@ -369,6 +404,10 @@ class Version(Reply):
     created_at: datetime
     current: bool
     corrupt: bool = False
+    keep: VersionKeep | None = None
+    """Why retention keeps it."""
+    kept_until: datetime | None = None
+    """With `age`: when the next round may remove it."""
 
 
 class Versions(Reply):
@@ -401,6 +440,23 @@ class Trash(Reply):
     next_cursor: str | None = None
 
 
+class HistoryCosts(Reply):
+    """What is kept, in bytes of stored objects: each counts once, for the first reason that holds.
+
+    The rest of the used bytes no version has any more: they are given back after a grace time.
+    """
+
+    measured_at: datetime
+    current_bytes: int
+    """What files show now."""
+    older_bytes: int
+    """Older versions of these files."""
+    deleted_bytes: int
+    """Files in the trash, with their versions."""
+    versions: int
+    objects: int
+
+
 class Usage(Reply):
     """Bytes of the account."""
 
@@ -409,6 +465,8 @@ class Usage(Reply):
     """Of open upload sessions."""
     quota_bytes: int | None
     files: int
+    history: HistoryCosts | None = None
+    """What history costs, as last measured; null where that has not been done yet."""
 
 
 class SyncPage(Reply):

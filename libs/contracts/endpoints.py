@@ -62,6 +62,7 @@ _COMMIT_CODES: Final = (
     "parts_missing",
     "upload_not_open",
     "committed_elsewhere",
+    "delta_refused",
     "upload_failed",
     "depth_exceeded",
 )

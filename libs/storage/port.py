@@ -32,6 +32,8 @@ class StoredPart:
     number: int
     size: int
     etag: str
+    sha256: str | None = None
+    """In hex, where S3 lists it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +67,23 @@ class ObjectStore(Protocol):
     def walk(self, prefix: str) -> AsyncIterator[StoredObject]:
         """Walk all objects whose key starts with `prefix`."""
 
-    def read(self, key: str) -> AsyncIterator[bytes]:
-        """Stream the object's bytes in chunks of at most 1 MiB. Raises `NotFoundError`."""
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """Stream an object's bytes, or a range of them, in chunks of at most 1 MiB.
+
+        Raises `NotFoundError`. `length` is at least 1; a range beyond the end gives fewer bytes.
+        """
+
+    async def put(self, key: str, body: bytes) -> None:
+        """Store a small object that a service itself makes; one that is there is replaced."""
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there count as done."""
 
     async def create_multipart(self, key: str) -> str:
         """Start a multipart upload and return S3's id of it."""
+
+    async def put_part(self, key: str, upload_id: str, number: int, body: bytes) -> PartToJoin:
+        """Send a part that a service itself makes. Raises `NotFoundError` without the multipart upload."""
 
     async def list_parts(self, key: str, upload_id: str) -> list[StoredPart] | None:
         """Return the parts in order, one per number, or None: no such upload.
@@ -83,9 +94,9 @@ class ObjectStore(Protocol):
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[PartToJoin]) -> None:
         """Join the parts into the object; done before counts as done.
 
-        Raises `ConflictError` "parts_missing" when S3 refuses a part, `NotFoundError` when
-        neither the multipart upload nor the object is there. An answer of 200 with an error in
-        its body is an error.
+        Raises `ConflictError` "parts_missing" when S3 refuses a part (it seldom says which),
+        `NotFoundError` when neither the multipart upload nor the object is there. An answer of
+        200 with an error in its body is an error.
         """
 
     async def abort_multipart(self, key: str, upload_id: str) -> None:

@@ -4,10 +4,12 @@ Presigned URLs carry the public address that clients use (see `sigv4`), the serv
 the inner one. Headers that a signature binds must be sent as they are given.
 """
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final, ParamSpec, TypeVar
 from urllib.parse import quote
 
@@ -27,7 +29,8 @@ T = TypeVar("T")
 
 _GONE: Final = {"404", "NoSuchKey", "NotFound"}
 _NO_UPLOAD: Final = {"NoSuchUpload"}
-_BAD_PART: Final = {"InvalidPart", "InvalidPartOrder", "EntityTooSmall", "BadDigest", "InvalidRequest"}
+_BAD_PART: Final = {"InvalidPart", "BadDigest"}
+"""What sending parts again can cure; other refusals mean that this S3 does not join as Lockstep asks."""
 
 
 @asynccontextmanager
@@ -170,10 +173,12 @@ class S3ObjectStore:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    async def read(self, key: str) -> AsyncIterator[bytes]:
+    async def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """See the port."""
+        end = "" if length is None else str(offset + length - 1)
+        asked = {} if offset == 0 and length is None else {"Range": f"bytes={offset}-{end}"}
         try:
-            answer = await self._inner.get_object(Bucket=self._bucket, Key=key)
+            answer = await self._inner.get_object(Bucket=self._bucket, Key=key, **asked)
             async with answer["Body"] as body:
                 async for chunk in body.content.iter_chunked(MIB):
                     yield chunk
@@ -196,6 +201,22 @@ class S3ObjectStore:
         create = _translate(self._inner.create_multipart_upload)
         answer = await create(Bucket=self._bucket, Key=key, ChecksumAlgorithm="SHA256")
         return str(answer["UploadId"])
+
+    async def put_part(self, key: str, upload_id: str, number: int, body: bytes) -> PartToJoin:
+        """See the port."""
+        digest = (await asyncio.to_thread(sha256, body)).hexdigest()
+        try:
+            answer = await self._inner.upload_part(
+                Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body,
+                ChecksumSHA256=_b64(digest),
+            )  # fmt: skip
+        except ClientError as error:
+            if _code(error) in _NO_UPLOAD:
+                raise NotFoundError("The multipart upload is gone") from error
+            raise _translated(error) from error
+        except BotoCoreError as error:
+            raise _translated(error) from error
+        return PartToJoin(number, answer["ETag"], digest)
 
     async def list_parts(self, key: str, upload_id: str) -> list[StoredPart] | None:
         """See the port."""
@@ -280,7 +301,7 @@ class S3ObjectStore:
 def _keep_latest(found: dict[int, tuple[Any, StoredPart]], item: dict[str, Any]) -> None:
     """Keep, of a part that was sent twice, the one sent last."""
     number = item["PartNumber"]
-    part = StoredPart(number, item["Size"], item["ETag"])
+    part = StoredPart(number, item["Size"], item["ETag"], _hex(item.get("ChecksumSHA256")))
     if number not in found or item["LastModified"] >= found[number][0]:
         found[number] = (item["LastModified"], part)
 
@@ -292,6 +313,10 @@ def bound_headers(size: int, sha256: str) -> dict[str, str]:
 
 def _b64(sha256_hex: str) -> str:
     return base64.b64encode(bytes.fromhex(sha256_hex)).decode()
+
+
+def _hex(checksum: str | None) -> str | None:
+    return None if checksum is None else base64.b64decode(checksum).hex()
 
 
 def _code(error: ClientError) -> str:

@@ -23,7 +23,9 @@ from libs.web.auth import AUTH, Authenticator
 from services.upload.consumers import handlers
 from services.upload.routes import USE_CASES, UseCases, add_routes
 from services.upload.service.background import Background
+from services.upload.service.bases import Bases
 from services.upload.service.completing import Completing
+from services.upload.service.composing import Composing
 from services.upload.service.deps import Deps
 from services.upload.service.ending import Ending
 from services.upload.service.housekeeping import Housekeeping
@@ -125,8 +127,9 @@ def _deps(settings: Settings, database: Database, outbox: Outbox, objects: S3Obj
 def _use_cases(deps: Deps, background: Background) -> tuple[UseCases, Settling]:
     wakeups, multiparts = Wakeups(), Multiparts(deps)
     ending = Ending(deps)
-    completing = Completing(deps, Sealing(deps, multiparts), background, wakeups)
+    completing = Completing(deps, Sealing(deps, multiparts, Composing(deps)), background, wakeups)
     use_cases = UseCases(
+        bases=Bases(deps),
         opening=Opening(deps, multiparts),
         transfers=Transfers(deps, multiparts),
         completing=completing,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -16,10 +17,11 @@ from libs.web.app import Handler, add_endpoints, done, page_limit, path_id, quer
 from libs.web.auth import AUTH, Caller, caller_of, namespace_of, require_service
 from services.upload.domain.modes import Announced
 from services.upload.domain.session import Device, Owner, Session
+from services.upload.service.bases import Bases
 from services.upload.service.completing import Completing
 from services.upload.service.ending import Ending
 from services.upload.service.housekeeping import Housekeeping
-from services.upload.service.opening import Opening
+from services.upload.service.opening import Opening, Wish
 from services.upload.service.reading import Listing, Reading
 from services.upload.service.transfers import Transfers
 
@@ -28,6 +30,7 @@ from services.upload.service.transfers import Transfers
 class UseCases:
     """What the routes call."""
 
+    bases: Bases
     opening: Opening
     transfers: Transfers
     completing: Completing
@@ -55,10 +58,13 @@ async def create_upload(request: web.Request) -> web.Response:
     asked = await read_json(request, api.UploadRequest)
     namespace_id = await namespace_of(request, caller, asked.namespace_id)
     file = Announced(asked.content_hash, asked.size, asked.path)
-    session = await request.app[USE_CASES].opening.single(
-        _owner(caller), namespace_id, file, asked.throughput, send_anyway=asked.send_anyway
-    )
-    return _created(session)
+    offer = await request.app[USE_CASES].bases.offer_of(asked.delta, partial(_check_member, request, caller))
+    wish = Wish(asked.throughput, asked.send_anyway, offer)
+    return _created(await request.app[USE_CASES].opening.single(_owner(caller), namespace_id, file, wish))
+
+
+async def _check_member(request: web.Request, caller: Caller, namespace_id: str) -> None:
+    await request.app[AUTH].check_member(caller, namespace_id)
 
 
 async def create_upload_batch(request: web.Request) -> web.Response:

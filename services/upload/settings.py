@@ -4,6 +4,7 @@ from pydantic import Field
 
 from libs.contracts.limits import (
     BASE_PART_BYTES,
+    MAX_DELTA_BYTES,
     MAX_FILE_BYTES,
     MAX_OPEN_SESSIONS,
     S3_MIN_PART_BYTES,
@@ -26,6 +27,10 @@ class Settings(ProcessSettings, MongoSettings, BusSettings, S3Settings, TokenSet
     """Of one user."""
     quota_bytes: int | None = Field(default=None, ge=0)
     """Bytes each user may hold, open sessions included; none by default."""
+    max_delta_bytes: int = Field(default=MAX_DELTA_BYTES, ge=0, le=MAX_DELTA_BYTES)
+    """Largest delta object; a content that differs by more is sent whole. 0: no deltas are taken."""
+    max_compositions: int = Field(default=2, ge=1)
+    """Contents put together from a delta at once; each holds some four parts in memory."""
     session_seconds: float = Field(default=7 * _DAY, gt=0)
     """How long an open session lives without being touched."""
     keep_seconds: float = Field(default=7 * _DAY, gt=0)

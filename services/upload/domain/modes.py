@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from libs.contracts.api import UploadMode
-from libs.contracts.keys import key_of
+from libs.contracts.keys import delta_key, key_of
 from libs.contracts.limits import MIB
 from libs.contracts.parts import part_count, part_size_for
-from services.upload.domain.session import Entry, Session
+from services.upload.domain.session import DeltaSource, Entry, Session
 
 MAX_CHOSEN_PART: Final = 64 * MIB
 """A client that is fast gets larger parts up to here; eight in flight must stay affordable."""
@@ -82,6 +82,35 @@ def to_be_sent(session: Session, entry: Entry, object_id: str, sizes: Sizes) -> 
     key = key_of(session.key_prefix, entry.index)
     mode = mode_of(entry.size, sizes)
     return replace(entry, mode=mode, object_id=object_id, key=key, verified=False, sealed=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A delta that a client could send, its base found and readable for it."""
+
+    base_key: str
+    base_size: int
+    size: int
+    sha256: str
+
+
+def by_delta(session: Session, offer: Offer) -> Session:
+    """Return the session as one whose content is put together from what is offered."""
+    entry = session.entries[0]
+    source = DeltaSource(
+        offer.base_key, offer.base_size, delta_key(entry.key, offer.sha256), offer.size, offer.sha256
+    )
+    changed = replace(entry, mode=UploadMode.DELTA, delta=source, sealed=False, verified=False)
+    return replace(
+        session, entries=(changed,), part_size=None, parts_total=0, parts_done=0, s3_upload_id=None
+    )
+
+
+def by_bytes(session: Session, sizes: Sizes, throughput: int | None = None) -> Session:
+    """Return a session of a delta as one whose content is sent whole."""
+    entry = session.entries[0]
+    changed = replace(entry, mode=mode_of(entry.size, sizes), delta=None)
+    return with_parts(replace(session, entries=(changed,), s3_upload_id=None), sizes, throughput)
 
 
 def with_parts(session: Session, sizes: Sizes, throughput: int | None = None) -> Session:

@@ -15,6 +15,18 @@ PENDING: Final = (UploadState.COMPLETING, UploadState.COMMITTING)
 
 
 @dataclass(frozen=True, slots=True)
+class DeltaSource:
+    """From what the content of an entry is to be put together: a base, and a delta object."""
+
+    base_key: str
+    base_size: int
+    key: str
+    size: int
+    sha256: str
+    """Of the delta object."""
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One file of a session."""
 
@@ -35,6 +47,8 @@ class Entry:
     target: CommitTarget | None = None
     result: ItemResult | None = None
     """What became of the last completion."""
+    delta: DeltaSource | None = None
+    """With mode DELTA only."""
 
     @property
     def committed(self) -> bool:
@@ -43,7 +57,13 @@ class Entry:
 
     def needs_put(self) -> bool:
         """Whether the client may still have to send the bytes in one request."""
-        return self.mode is UploadMode.PUT and not self.committed
+        return self.mode in {UploadMode.PUT, UploadMode.DELTA} and not self.committed
+
+    def put_bound(self) -> tuple[str, int, str]:
+        """Return what that request is bound to: key, length in bytes, SHA-256."""
+        if self.delta is not None:
+            return self.delta.key, self.delta.size, self.delta.sha256
+        return self.key, self.size, self.content_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +138,11 @@ class Session:
     def multipart(self) -> bool:
         """Whether the bytes travel in parts."""
         return self.entries[0].mode is UploadMode.MULTIPART
+
+    @property
+    def composed(self) -> bool:
+        """Whether the content is put together here from a delta."""
+        return self.entries[0].mode is UploadMode.DELTA
 
     @property
     def dedupe_key(self) -> str | None:

@@ -26,6 +26,7 @@ from libs.contracts.tree import ItemResult
 from libs.runtime.backoff import Backoff
 from libs.runtime.logs import get_logger
 from services.upload.domain.completion import Plan, Targets, missing_error, plan, same_request, with_targets
+from services.upload.domain.modes import by_bytes
 from services.upload.domain.session import PENDING, Device, Lease, Session
 from services.upload.service import announce
 from services.upload.service.background import Background, repeating
@@ -83,7 +84,7 @@ class Completing:
     ) -> Session | None:
         """Bring a new attempt under way; None: another request was faster."""
         attempt = replace(with_targets(session, asked), device=device, updated_at=self._deps.now())
-        if session.multipart:
+        if session.multipart or session.composed:
             return await self._claim_and_drive(session, attempt, deadline)
         sealed = await self._sealing.seal(attempt)
         return await self._announce(session, sealed)
@@ -158,8 +159,9 @@ class Completing:
 
     async def _release(self, session: Session, error: LockstepError) -> None:
         refused = isinstance(error, ConflictError)
+        kept = by_bytes(session, self._deps.sizes) if error.code == "delta_refused" else session
         after = replace(
-            session,
+            kept,
             state=UploadState.OPEN,
             lease=None,
             updated_at=self._deps.now(),
@@ -167,7 +169,7 @@ class Completing:
             detail=error.detail if refused else None,
             missing=tuple(error.extra.get("missing", ())),
         )
-        if await self._deps.sessions.change(session, after):
+        if await self._deps.sessions.change(session, after, **{"lease.owner": self._process}):
             self._wakeups.tell(after)
 
     async def announce_again(self, session: Session) -> bool:
@@ -212,6 +214,8 @@ def _unanswered(session: Session) -> LockstepError:
     """Return why the session is open again without results."""
     if session.code in {"bytes_missing", "parts_missing"}:
         return missing_error(session.code, list(session.missing))
+    if session.code == "delta_refused":
+        return ConflictError(code=session.code)
     if session.state is not UploadState.OPEN:
         return ConflictError(code="upload_not_open")
     return UnavailableError("The commit was put off", retry_after=2)

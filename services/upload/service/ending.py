@@ -9,7 +9,7 @@ from typing import Any, Final
 from libs.contracts.api import UploadMode, UploadState
 from libs.contracts.errors import ConflictError, UnavailableError
 from libs.runtime.logs import get_logger
-from services.upload.domain.session import Session
+from services.upload.domain.session import Entry, Session
 from services.upload.service import announce
 from services.upload.service.deps import Deps
 
@@ -55,7 +55,7 @@ class Ending:
     async def _clean(self, session: Session) -> None:
         """Delete what the session put into S3 and nothing refers to."""
         try:
-            if session.multipart and session.s3_upload_id is not None:
+            if session.s3_upload_id is not None:
                 await self._deps.objects.abort_multipart(session.entries[0].key, session.s3_upload_id)
             await self._deps.objects.delete(await self._leftovers(session))
         except UnavailableError:
@@ -66,6 +66,10 @@ class Ending:
             entry for entry in session.entries if entry.mode is not UploadMode.STORED and not entry.committed
         ]
         if len(own) <= 1:
-            return [entry.key for entry in own]
+            return [key for entry in own for key in (entry.key, *_delta_keys(entry))]
         held = {item.key async for item in self._deps.objects.walk(f"{session.key_prefix}-")}
         return [entry.key for entry in own if entry.key in held]
+
+
+def _delta_keys(entry: Entry) -> list[str]:
+    return [] if entry.delta is None else [entry.delta.key]

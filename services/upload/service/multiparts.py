@@ -1,10 +1,11 @@
 """The S3 side of a multipart session: begun after the session's document, begun anew when lost."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from libs.contracts.api import PartRow
-from libs.contracts.errors import ConflictError, NotFoundError
+from libs.contracts.errors import ConflictError, NotFoundError, UnavailableError
 from libs.contracts.parts import part_span
 from libs.runtime.logs import get_logger
 from libs.storage.port import PartToJoin, StoredPart
@@ -23,9 +24,13 @@ class Held:
     joined: bool = False
 
     def missing(self, session: Session, notes: Mapping[int, PartNote]) -> list[int]:
-        """Return the numbers of parts that are not there or whose digest nobody fixed."""
+        """Return the numbers of parts that are not there, or not those whose digest was fixed."""
         numbers = range(1, session.parts_total + 1)
-        return [number for number in numbers if number not in self.parts or number not in notes]
+        return [number for number in numbers if not self._is_there(number, notes.get(number))]
+
+    def _is_there(self, number: int, note: PartNote | None) -> bool:
+        part = self.parts.get(number)
+        return part is not None and note is not None and part.sha256 in {None, note.digest}
 
 
 class Multiparts:
@@ -53,6 +58,12 @@ class Multiparts:
             raise ConflictError(code="upload_not_open")
         return now
 
+    async def let_go(self, session: Session) -> None:
+        """Abort the multipart upload of a session that goes on without it; else the sweep finds it."""
+        if session.s3_upload_id is not None:
+            with suppress(UnavailableError):
+                await self._deps.objects.abort_multipart(session.entries[0].key, session.s3_upload_id)
+
     async def held(self, session: Session) -> Held | None:
         """Return what S3 holds; None: neither the multipart upload nor the whole object."""
         if session.s3_upload_id is None:
@@ -73,8 +84,15 @@ class Multiparts:
             session = await self._forget(session)
         return await self.ensure(session), Held({})
 
+    async def begin_anew(self, session: Session) -> None:
+        """Give up what S3 holds: some part of it is not what it should be, and none is named."""
+        upload_id = session.s3_upload_id
+        if upload_id is not None:
+            await self._forget(session)
+            await self._deps.objects.abort_multipart(session.entries[0].key, upload_id)
+
     async def _forget(self, session: Session) -> Session:
-        log.warning("S3 has lost a multipart upload", upload_id=session.id)
+        log.warning("the parts of an upload are lost or refused", upload_id=session.id)
         after = replace(session, s3_upload_id=None, parts_done=0)
         if not await self._deps.sessions.change(session, after, s3_upload_id=session.s3_upload_id):
             return await self._winner(session)

@@ -1,14 +1,23 @@
 """Opening sessions, and joining those that are open."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from libs.contracts.api import Upload, UploadMode, UploadState
 from libs.contracts.errors import ConflictError, QuotaError, RateLimitedError, UnavailableError
 from libs.contracts.ids import new_id
 from libs.contracts.keys import new_prefix
-from services.upload.domain.modes import Announced, StoredCopy, entry_of, mode_of, with_parts
+from services.upload.domain.modes import (
+    Announced,
+    Offer,
+    StoredCopy,
+    by_bytes,
+    by_delta,
+    entry_of,
+    mode_of,
+    with_parts,
+)
 from services.upload.domain.session import Owner, Session, dedupe_key
 from services.upload.service import announce
 from services.upload.service.deps import Deps
@@ -17,6 +26,16 @@ from services.upload.service.present import presign_puts, shown
 
 _TRIES: Final = 5
 """Each further one means that the session found in between ended in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a client says beside the bytes it announces."""
+
+    throughput: int | None = None
+    """Bytes a second."""
+    send_anyway: bool = False
+    offer: Offer | None = None
 
 
 class Opening:
@@ -31,9 +50,7 @@ class Opening:
         owner: Owner,
         namespace_id: str,
         file: Announced,
-        throughput: int | None,
-        *,
-        send_anyway: bool = False,
+        wish: Wish,
     ) -> Upload:
         """Return the live session of these bytes, or open one.
 
@@ -47,9 +64,12 @@ class Opening:
         for _ in range(_TRIES):
             session = await self._deps.sessions.live_of(key)
             if session is not None:
-                return await self._join(session, owner)
-            session = with_parts(await self._draft(owner, namespace_id, [file]), self._deps.sizes, throughput)
-            if session.multipart and not send_anyway:
+                joined = await self._join(session, owner, wish)
+                if joined is None:
+                    continue
+                return joined
+            session = self._as_wished(await self._draft(owner, namespace_id, [file]), wish)
+            if session.multipart and not wish.send_anyway:
                 await self._check_not_verifying(namespace_id, file)
             await self._check_room(session)
             if await self._deps.sessions.create(session, announce.started(session)):
@@ -64,6 +84,12 @@ class Opening:
         await self._check_room(session)
         await self._deps.sessions.create(session, announce.started(session))
         return await self._shown(session)
+
+    def _as_wished(self, session: Session, wish: Wish) -> Session:
+        """Return a session with how its bytes travel decided."""
+        if session.entries[0].mode is not UploadMode.STORED and wish.offer is not None:
+            return by_delta(session, wish.offer)
+        return with_parts(session, self._deps.sizes, wish.throughput)
 
     async def _check_not_verifying(self, namespace_id: str, file: Announced) -> None:
         if await self._deps.views.being_verified(namespace_id, file.content_hash, file.size):
@@ -120,14 +146,32 @@ class Opening:
         if used + reserved + new_bytes > settings.quota_bytes:
             raise QuotaError(code="quota_exceeded")
 
-    async def _join(self, session: Session, owner: Owner) -> Upload:
-        """Hand the session to a device of the account, with what is left to do."""
+    async def _join(self, session: Session, owner: Owner, wish: Wish) -> Upload | None:
+        """Hand the session to a device of the account, with what is left to do; None: it has changed."""
         if session.state is not UploadState.OPEN:
             return shown(session)
+        wished = self._rewished(session, wish)
+        if wished is not session:
+            if not await self._deps.sessions.change(session, wished, s3_upload_id=session.s3_upload_id):
+                return None
+            await self._multiparts.let_go(session)
+            session = wished
         now, expires_at = self._deps.now(), self._deps.expiry()
         await self._deps.sessions.touch(session.id, owner.device, now, expires_at)
         joined = replace(session, device=owner.device, updated_at=now, expires_at=expires_at)
         return (await self._shown(joined)).model_copy(update={"joined": True})
+
+    def _rewished(self, session: Session, wish: Wish) -> Session:
+        """Return an open session as the device that joins can go on with it.
+
+        A delta is the way as long as nothing was sent in parts; a device without the base sends all.
+        """
+        if wish.offer is None:
+            return by_bytes(session, self._deps.sizes, wish.throughput) if session.composed else session
+        if session.entries[0].mode is UploadMode.STORED or session.parts_done:
+            return session
+        wished = by_delta(session, wish.offer)
+        return session if wished.entries == session.entries else wished
 
     async def _shown(self, session: Session) -> Upload:
         if session.multipart:

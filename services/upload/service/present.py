@@ -19,9 +19,8 @@ async def presign_puts(objects: ObjectStore, entries: Sequence[Entry]) -> dict[i
     """Presign the PUT of each entry."""
     puts: dict[int, SignedRequest] = {}
     for entry in entries:
-        puts[entry.index] = request_of(
-            await objects.presign_put(entry.key, size=entry.size, sha256=entry.content_hash)
-        )
+        key, size, digest = entry.put_bound()
+        puts[entry.index] = request_of(await objects.presign_put(key, size=size, sha256=digest))
         if len(puts) % _PRESIGN_SLICE == 0:
             await asyncio.sleep(0)
     return puts

@@ -1,32 +1,40 @@
 """Making sure, at S3, that the bytes of a completion are there. Only what S3 holds is believed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from libs.contracts.errors import UnavailableError
+from libs.contracts.errors import ConflictError, UnavailableError
 from libs.contracts.limits import MAX_BATCH
 from services.upload.domain.completion import missing_error
 from services.upload.domain.session import Entry, Session
+from services.upload.service.composing import Composing
 from services.upload.service.deps import Deps
-from services.upload.service.multiparts import Multiparts
+from services.upload.service.multiparts import Held, Multiparts
+from services.upload.store.parts import PartNote
+
+Notes = Mapping[int, PartNote]
 
 
 class Sealing:
     """The work of the state `completing`. Repeating it is harmless."""
 
-    def __init__(self, deps: Deps, multiparts: Multiparts) -> None:
+    def __init__(self, deps: Deps, multiparts: Multiparts, composing: Composing) -> None:
         self._deps = deps
         self._multiparts = multiparts
+        self._composing = composing
 
     async def seal(self, session: Session) -> Session:
         """Return the session with the entries asked for sealed.
 
-        Raises `ConflictError` "bytes_missing" or "parts_missing" with `missing`, and
-        `UnavailableError` when S3 does not answer.
+        Raises `ConflictError` "bytes_missing" or "parts_missing" with `missing`, "delta_refused",
+        and `UnavailableError` when S3 does not answer.
         """
         open_entries = [entry for entry in session.asked() if not entry.sealed]
         if not open_entries:
             return session
+        if session.composed:
+            return await self._composing.compose(session)
         if session.multipart:
             return await self._seal_parts(session)
         return await self._seal_puts(session, open_entries)
@@ -49,13 +57,40 @@ class Sealing:
     async def _seal_parts(self, session: Session) -> Session:
         revived, held = await self._multiparts.revived(session)
         if not held.joined:
-            notes = await self._deps.parts.of(session)
-            missing = held.missing(session, notes)
-            if missing:
-                said = [number for number in missing if number in notes and notes[number].done]
-                await self._deps.parts.lost(session, said[:MAX_BATCH])
-                raise missing_error("parts_missing", missing)
-            if not await self._multiparts.join(revived, held, notes):
-                raise UnavailableError("S3 has lost the parts", retry_after=1)
+            await self._join(revived, held)
         sealed = session.with_entries([replace(session.entries[0], sealed=True, verified=False)])
         return replace(sealed, digests_enforced=self._deps.trust.parts)
+
+    async def _join(self, session: Session, held: Held) -> None:
+        notes = await self._deps.parts.of(session)
+        await self._require_all(session, held, notes)
+        try:
+            joined = await self._multiparts.join(session, held, notes)
+        except ConflictError:
+            joined = await self._join_refused(session, held, notes)
+        if not joined:
+            raise UnavailableError("S3 has lost the parts", retry_after=1)
+
+    async def _join_refused(self, session: Session, before: Held, notes: Notes) -> bool:
+        """Find out why S3 refuses a part: one has gone or has changed since it was listed.
+
+        Many an S3 compares the parts' SHA-256 only now, and does not say which differs
+        (SeaweedFS: BadDigest). Then none can be trusted, and all are asked for again.
+        """
+        held = await self._multiparts.held(session)
+        if held is None or held.joined:
+            return held is not None
+        await self._require_all(session, held, notes)
+        if held.parts != before.parts:
+            with suppress(ConflictError):
+                return await self._multiparts.join(session, held, notes)
+        await self._multiparts.begin_anew(session)
+        raise missing_error("parts_missing", list(range(1, session.parts_total + 1)))
+
+    async def _require_all(self, session: Session, held: Held, notes: Notes) -> None:
+        missing = held.missing(session, notes)
+        if not missing:
+            return
+        said = [number for number in missing if number in notes and notes[number].done]
+        await self._deps.parts.lost(session, said[:MAX_BATCH])
+        raise missing_error("parts_missing", missing)

@@ -1,12 +1,13 @@
 """Sessions as documents and back."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from libs.contracts.api import UploadMode, UploadState
 from libs.contracts.tree import CommitTarget, ItemResult
 from libs.mongo.client import Document
-from services.upload.domain.session import Device, Entry, Lease, Session
+from services.upload.domain.session import DeltaSource, Device, Entry, Lease, Session
 
 
 def to_document(session: Session) -> Document:
@@ -101,6 +102,7 @@ def _entry_document(entry: Entry) -> Document:
         if entry.target is None
         else entry.target.model_dump(mode="json", exclude_defaults=True),
         "result": None if entry.result is None else entry.result.model_dump(mode="json", exclude_none=True),
+        **({} if entry.delta is None else {"delta": asdict(entry.delta)}),
     }
 
 
@@ -118,6 +120,7 @@ def _entry(row: dict[str, Any]) -> Entry:
         attempt=row["attempt"],
         target=None if row["target"] is None else CommitTarget.model_validate(row["target"]),
         result=None if row["result"] is None else ItemResult.model_validate(row["result"]),
+        delta=None if row.get("delta") is None else DeltaSource(**row["delta"]),
     )
 
 

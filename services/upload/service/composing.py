@@ -1,0 +1,230 @@
+"""Putting a content together from a base version and a delta object, as a stream.
+
+Nothing becomes an object unless its SHA-256 is the one that was announced: the multipart upload is
+joined after the last byte was hashed. Memory is bounded by a few parts. Repeating it is harmless:
+what an earlier attempt began is dropped.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from libs.contracts.binary import MalformedError
+from libs.contracts.errors import ConflictError, NotFoundError, UnavailableError
+from libs.contracts.keys import manifest_key
+from libs.contracts.limits import MIB
+from libs.contracts.parts import part_size_for
+from libs.contracts.recipe import Range, check
+from libs.delta.content import ContentReader
+from libs.delta.package import Delta
+from libs.delta.rebuild import rebuilt
+from libs.runtime.logs import get_logger
+from libs.storage.port import ObjectStore, PartToJoin
+from services.upload.domain.completion import missing_error
+from services.upload.domain.session import DeltaSource, Entry, Session
+from services.upload.service.deps import Deps
+
+log = get_logger("composing")
+
+_SKIP: Final = MIB
+"""Of the base: shorter gaps are read over instead of asking S3 again."""
+_IN_FLIGHT: Final = 2
+"""Parts that travel to S3 while the next one is put together."""
+
+
+class Composing:
+    """The work of `completing` for a session whose mode is `delta`."""
+
+    def __init__(self, deps: Deps) -> None:
+        self._deps = deps
+        self._slots = asyncio.Semaphore(deps.settings.max_compositions)
+
+    async def compose(self, session: Session) -> Session:
+        """Return the session with its entry sealed.
+
+        Raises `ConflictError` "bytes_missing" when the delta object is not there, "delta_refused"
+        when it does not give the content, and `UnavailableError`.
+        """
+        entry = session.entries[0]
+        source = entry.delta
+        if source is None:
+            raise ConflictError(code="delta_refused")
+        async with self._slots:
+            found = await self._deps.objects.head(entry.key)
+            made = found is None or found.size != entry.size
+            if made:
+                await self._make(session, entry, source)
+        await self._deps.objects.delete([source.key])
+        return session.with_entries([replace(entry, sealed=True, verified=made)])
+
+    async def _make(self, session: Session, entry: Entry, source: DeltaSource) -> None:
+        sent = await self._deps.objects.head(source.key)
+        if sent is None or sent.size != source.size:
+            raise missing_error("bytes_missing", [entry.index])
+        sink = await self._sink(session, entry)
+        reader = ContentReader(entry.size)
+        try:
+            await self._carry_over(entry, source, reader, sink)
+            await self._keep_manifest(session, entry, reader)
+            await sink.finish()
+        except (MalformedError, NotFoundError) as error:
+            await sink.drop()
+            log.warning("a delta is refused", upload_id=session.id, reason=str(error))
+            raise ConflictError(code="delta_refused") from error
+        finally:
+            await sink.settle()
+
+    async def _carry_over(
+        self, entry: Entry, source: DeltaSource, reader: ContentReader, sink: "_Sink"
+    ) -> None:
+        """Stream the content into the sink, hashed. Raises `MalformedError`, `NotFoundError`."""
+        delta = Delta(self._deps.objects.read(source.key))
+        recipe = await delta.recipe()
+        check(recipe, source.base_size, entry.size)
+        async with aclosing(_Base(self._deps.objects, source)) as base:
+            async for piece in rebuilt(recipe, base.copied, delta.literals()):
+                for part in sink.cut(piece):
+                    await asyncio.to_thread(reader.update, part)
+                    await sink.take(part)
+        rest = sink.rest()
+        await asyncio.to_thread(reader.update, rest)
+        if reader.hexdigest() != entry.content_hash:
+            raise MalformedError("The content has another hash than was announced")
+        await sink.take(rest)
+
+    async def _sink(self, session: Session, entry: Entry) -> "_Sink":
+        """Return where the content goes; a multipart upload is the session's before a byte is in it."""
+        objects, part_size = self._deps.objects, part_size_for(entry.size)
+        if session.s3_upload_id is not None:
+            await objects.abort_multipart(entry.key, session.s3_upload_id)
+        if entry.size <= part_size:
+            return _Sink(objects, entry.key, part_size, None)
+        begun = await objects.create_multipart(entry.key)
+        after = replace(session, s3_upload_id=begun)
+        if not await self._deps.sessions.change(session, after):
+            await objects.abort_multipart(entry.key, begun)
+            raise UnavailableError("Another process puts this together", retry_after=1)
+        return _Sink(objects, entry.key, part_size, begun)
+
+    async def _keep_manifest(self, session: Session, entry: Entry, reader: ContentReader) -> None:
+        """Keep what was learnt of the chunks: the next delta, up or down, rests on it."""
+        manifest = await asyncio.to_thread(reader.manifest)
+        if manifest is not None:
+            key = manifest_key(session.namespace_id, entry.object_id)
+            await self._deps.objects.put(key, b"".join(manifest.encode()))
+
+
+class _Base:
+    """Ranges of the base, read on in one stream while they follow each other."""
+
+    def __init__(self, objects: ObjectStore, source: DeltaSource) -> None:
+        self._objects = objects
+        self._source = source
+        self._stream: AsyncIterator[bytes] | None = None
+        self._at = 0
+        self._rest = b""
+
+    async def copied(self, wanted: Range) -> AsyncIterator[bytes]:
+        """Yield the bytes of a range. Raises `NotFoundError`, `MalformedError` (the base is shorter)."""
+        async for _ in self._taken(await self._gap_before(wanted.offset)):
+            pass
+        async for piece in self._taken(wanted.length):
+            yield piece
+
+    async def _gap_before(self, offset: int) -> int:
+        """Return how many bytes of the stream come before `offset`; a new one begins right there."""
+        if self._stream is not None and 0 <= offset - self._at <= _SKIP:
+            return offset - self._at
+        await self.aclose()
+        length = self._source.base_size - offset
+        self._stream, self._at = self._objects.read(self._source.base_key, offset, length), offset
+        return 0
+
+    async def _taken(self, count: int) -> AsyncIterator[bytes]:
+        while count:
+            if not self._rest:
+                self._rest = await self._next()
+            piece, self._rest = self._rest[:count], self._rest[count:]
+            self._at += len(piece)
+            count -= len(piece)
+            yield piece
+
+    async def _next(self) -> bytes:
+        piece = None if self._stream is None else await anext(self._stream, None)
+        if piece is None:
+            raise MalformedError("The base is shorter than its version says")
+        return piece
+
+    async def aclose(self) -> None:
+        """Let go of the connection."""
+        stream, self._stream, self._rest = self._stream, None, b""
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
+
+
+@dataclass(slots=True)
+class _Sink:
+    """The new object: parts of a multipart upload, or, when one part is all, one PUT."""
+
+    objects: ObjectStore
+    key: str
+    part_size: int
+    upload_id: str | None
+    _waiting: bytearray = field(default_factory=bytearray)
+    _tasks: list["asyncio.Task[PartToJoin]"] = field(default_factory=list)
+    _whole: bytes = b""
+
+    def cut(self, piece: bytes) -> list[bytes]:
+        """Take bytes and return the parts that they complete."""
+        self._waiting += piece
+        parts = []
+        while len(self._waiting) > self.part_size:
+            parts.append(bytes(self._waiting[: self.part_size]))
+            del self._waiting[: self.part_size]
+        return parts
+
+    def rest(self) -> bytes:
+        """Return the last part."""
+        rest, self._waiting = bytes(self._waiting), bytearray()
+        return rest
+
+    async def take(self, part: bytes) -> None:
+        """Have a part sent, after those before it but a few are there."""
+        if self.upload_id is None:
+            self._whole = part
+            return
+        if len(self._tasks) >= _IN_FLIGHT:
+            await self._tasks[-_IN_FLIGHT]
+        number = len(self._tasks) + 1
+        self._tasks.append(asyncio.create_task(self._send(self.upload_id, number, part)))
+
+    async def _send(self, upload_id: str, number: int, part: bytes) -> PartToJoin:
+        try:
+            return await self.objects.put_part(self.key, upload_id, number, part)
+        except NotFoundError as error:
+            raise UnavailableError("Another process puts this together", retry_after=1) from error
+
+    async def finish(self) -> None:
+        """Make the object of what was taken."""
+        if self.upload_id is None:
+            await self.objects.put(self.key, self._whole)
+            return
+        parts = [await task for task in self._tasks]
+        try:
+            await self.objects.complete_multipart(self.key, self.upload_id, parts)
+        except NotFoundError as error:
+            raise UnavailableError("Another process puts this together", retry_after=1) from error
+
+    async def drop(self) -> None:
+        """Let nothing of it stay."""
+        await self.settle()
+        if self.upload_id is not None:
+            await self.objects.abort_multipart(self.key, self.upload_id)
+
+    async def settle(self) -> None:
+        """Leave nothing running."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
