@@ -142,10 +142,10 @@ class Wire:
         Whether the answer is what was asked for is for the caller to check.
         """
         options: dict[str, Any] = {}
-        if last is not None:
-            options = {"headers": {"Range": f"bytes={first}-{last}"}, "read_bufsize": self.down.piece}
-        elif first:
-            options = {"headers": {"Range": f"bytes={first}-"}}
+        if last is not None or self.down.rate is not None:
+            options["read_bufsize"] = self.down.piece
+        if first or last is not None:
+            options["headers"] = {"Range": f"bytes={first}-{'' if last is None else last}"}
         try:
             async with self._session.get(
                 checked_url(url), allow_redirects=False, timeout=self._timeout, **options

@@ -2,9 +2,10 @@
 
 import asyncio
 import heapq
+import random
 from collections.abc import Coroutine
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from agent.errors import LocalError
 from agent.rates import parse_rate
 from agent.settings import Settings, read_settings
+from agent.transfer import Tally
 from agent.transfer.pace import Pace
+from agent.transfer.wire import body_of
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -174,6 +177,46 @@ def test_pieces_are_smaller_where_the_limit_is_low(rate: float | None, piece: in
 
 def test_sixteen_connections_at_the_least_rate_are_never_idle_for_twenty_seconds() -> None:
     assert 16 * Pace(1024).piece / 1024 < 20
+
+
+# Bodies -----------------------------------------------------------------------------------------
+
+
+class Line:
+    """The network: it keeps what was written, and breaks off when it has had enough."""
+
+    def __init__(self, most: int = 10 * MIB) -> None:
+        self.pieces: list[bytes] = []
+        self._most = most
+
+    async def write(self, piece: Any) -> None:
+        if sum(map(len, self.pieces)) + len(piece) > self._most:
+            raise ConnectionResetError
+        self.pieces.append(bytes(piece))
+
+
+async def test_a_body_under_a_low_limit_goes_in_small_pieces_and_whole() -> None:
+    clock, tally, line = Clock(), Tally(), Line()
+    content = random.Random(7).randbytes(MIB + 77)
+    body = body_of(content)
+    with body.sending(Pace(10_000, clock.time, clock.sleep), tally):
+        await clock.run(body.write(cast("Any", line)))
+        assert tally.in_flight_bytes == len(content)
+    assert b"".join(line.pieces) == content
+    assert max(map(len, line.pieces)) == 2500
+    assert clock.now == pytest.approx((len(content) - 256 * KIB) / 10_000, abs=0.01)
+    assert tally.in_flight_bytes == 0
+
+
+async def test_what_broke_off_is_no_longer_under_way() -> None:
+    tally, body = Tally(), body_of(bytes(MIB))
+    with body.sending(Pace(None), tally):
+        with pytest.raises(ConnectionResetError):
+            await body.write(cast("Any", Line(300 * KIB)))
+        assert tally.in_flight_bytes == 256 * KIB
+        await body.write(cast("Any", Line()))
+        assert tally.in_flight_bytes == MIB, "it began anew"
+    assert (tally.in_flight_bytes, tally.settled_bytes) == (0, 0)
 
 
 # The texts --------------------------------------------------------------------------------------
