@@ -184,6 +184,18 @@ class Temps(Rooted):
         with self._temp(name) as place, suppress(FileNotFoundError):
             os.unlink(place.name, dir_fd=place.fd)
 
+    def has_temp(self, name: str) -> bool:
+        """Whether something with this name is in the temporary folder."""
+        with self._temp(name) as place:
+            return look(place) is not None
+
+    def return_temp(self, name: str, download: str) -> None:
+        """Give a prepared file the free name of the download that it was."""
+        with self._temp(name) as source, self._temp(download) as target:
+            put(source, target)
+            # It may have got the mode of a read-only file: the next try writes into it.
+            os.chmod(target.name, 0o600, dir_fd=target.fd)
+
     def rescue_temp(self, name: str, path: str) -> LocalEntry:
         """Move something out of the temporary folder to a free path, where the user finds it."""
         with self._temp(name) as source, self.root.place(path) as slot:

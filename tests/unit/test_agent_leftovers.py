@@ -11,7 +11,7 @@ from agent import leftovers
 from agent.disk import Disk
 from agent.executor.work import Work
 from agent.leftovers import rescue_leftovers
-from agent.model import Kind, RemoteNode
+from agent.model import Kind, RemoteNode, SyncedNode
 from agent.settings import Settings
 from agent.state import State
 
@@ -125,3 +125,29 @@ def test_no_download_is_dropped_before_the_remote_tree_was_read_to_its_end(
 def test_what_the_user_may_have_nowhere_else_is_no_journal_whatever_its_name(scene: Scene) -> None:
     (scene.tmp / "swap.0123.ranges").write_text("the user's")
     assert scene.rescue() == ({"the user's"}, set())
+
+
+def test_a_whole_download_that_was_being_installed_is_a_download_again(scene: Scene) -> None:
+    prepared = scene.tmp / f"swap.0123.{sha256('known')}"
+    prepared.write_text("known")
+    prepared.chmod(0o440)
+    journal = scene.tmp / f"{NODE}.{VERSION}.ranges"
+    journal.write_bytes(b"notes")
+    assert scene.rescue() == (set(), {f"{NODE}.{VERSION}", journal.name})
+    assert (scene.tmp / f"{NODE}.{VERSION}").read_text() == "known"
+    assert (scene.tmp / f"{NODE}.{VERSION}").stat().st_mode & 0o200
+
+
+def test_a_download_under_way_is_not_replaced_by_what_was_being_installed(scene: Scene) -> None:
+    (scene.tmp / f"{NODE}.{VERSION}").write_text("kno")
+    (scene.tmp / f"swap.0123.{sha256('known')}").write_text("known")
+    assert scene.rescue() == (set(), {f"{NODE}.{VERSION}"})
+    assert (scene.tmp / f"{NODE}.{VERSION}").read_text() == "kno"
+
+
+def test_a_download_of_what_is_here_already_is_dropped(scene: Scene) -> None:
+    agreed = SyncedNode(NODE, "r", "f", Kind.FILE, version_id=VERSION, content_hash=sha256("known"))
+    scene.state.put_synced([agreed])
+    for name in (f"{NODE}.{VERSION}", f"{NODE}.{VERSION}.ranges", f"swap.0123.{sha256('known')}"):
+        (scene.tmp / name).write_text("known")
+    assert scene.rescue() == (set(), set())
