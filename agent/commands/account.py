@@ -13,7 +13,7 @@ from agent.credentials import CredentialStore, DeviceCredentials, check_server
 from agent.errors import LocalError
 from agent.remote import open_api
 from agent.status import human_size, stamp
-from libs.contracts.api import Device
+from libs.contracts.api import Device, Usage
 from libs.contracts.errors import UnauthenticatedError
 from libs.contracts.limits import MAX_DEVICE_NAME_BYTES
 from libs.contracts.paths import cut_to_bytes, name_problem
@@ -85,15 +85,32 @@ async def revoke(context: Context, device_id: str) -> None:
 
 
 async def usage(context: Context) -> None:
-    """Show the bytes used."""
+    """Show the bytes used, and what history costs of them."""
     async with context.api() as api:
         used = await api.usage()
     quota = "no quota" if used.quota_bytes is None else f"of {human_size(used.quota_bytes)}"
     reserved = f", {human_size(used.reserved_bytes)} reserved by open uploads" if used.reserved_bytes else ""
     context.say(
         used.model_dump(mode="json"),
-        f"{human_size(used.used_bytes)} used in {used.files:,} files, {quota}{reserved}",
+        f"{human_size(used.used_bytes)} used in {used.files:,} files, {quota}{reserved}{_history(used)}",
     )
+
+
+def _history(used: Usage) -> str:
+    """Return the lines about what history costs; nothing where it has not been measured yet."""
+    costs = used.history
+    if costs is None:
+        return ""
+    rest = used.used_bytes - costs.current_bytes - costs.older_bytes - costs.deleted_bytes
+    parts = [
+        (costs.current_bytes, "what the files hold now"),
+        (costs.older_bytes, "older versions"),
+        (costs.deleted_bytes, "deleted files, in the trash"),
+        (rest, "given back soon"),
+    ]
+    lines = [f"  {human_size(size):>10}  {what}" for size, what in parts if size > 0]
+    measured = f"  {costs.versions:,} versions in {costs.objects:,} objects, {stamp(costs.measured_at)}"
+    return "\n" + "\n".join([*lines, measured])
 
 
 def read_password(*, from_stdin: bool) -> str:

@@ -6,6 +6,7 @@ from agent.commands import places
 from agent.commands.context import Context
 from agent.remote import Api
 from agent.status import stamp
+from libs.contracts.api import Version, VersionKeep
 from libs.contracts.errors import ConflictError, NotFoundError, error_from_code
 from libs.contracts.tree import Delete, ItemResult, Kind, Move, NodeRow, TreeOp
 
@@ -80,20 +81,55 @@ def _delete(row: NodeRow, seen_seq: int) -> Delete:
 
 
 async def versions(context: Context, path: str) -> None:
-    """List the versions of a file, newest first."""
+    """List the versions of a file, newest first, and for how long each is kept."""
     async with context.api() as api:
-        row = await places.find(api, path)
-        items = [
-            {**version.model_dump(mode="json", exclude={"node_id"}), "created_at": stamp(version.created_at)}
-            async for version in api.versions(row.id)
-        ]
-    context.table(items, ("id", "created_at", "size", "device", "current"))
+        row = await _not_deleted(api, path)
+        items = [_version(version) async for version in api.versions(row.id)]
+    context.table(items, ("id", "created_at", "size", "device", "current", "kept"))
+
+
+def _version(version: Version) -> dict[str, Any]:
+    until = None if version.kept_until is None else stamp(version.kept_until)
+    return {
+        **version.model_dump(mode="json", exclude={"node_id"}),
+        "created_at": stamp(version.created_at),
+        "kept_until": until,
+        "kept": _kept(version, until),
+    }
+
+
+def _kept(version: Version, until: str | None) -> str:
+    """Return for people why or until when a version is kept."""
+    words = {
+        VersionKeep.CURRENT: "it is current",
+        VersionKeep.RECENT: "among the newest",
+        VersionKeep.AGE: f"until {until}",
+        VersionKeep.OVER: "soon to be removed",
+    }
+    kept = "" if version.keep is None else words[version.keep]
+    return f"corrupt, {kept}".rstrip(", ") if version.corrupt else kept
+
+
+async def _not_deleted(api: Api, path: str) -> NodeRow:
+    """Return the node at a path; where it is in the trash, say how it comes back."""
+    try:
+        return await places.find(api, path)
+    except NotFoundError:
+        place = places.tidy(path)
+        async for item in api.trash():
+            lost = item.path.lstrip("/")
+            if place == lost or place.startswith(f"{lost}/"):
+                raise ConflictError(
+                    f"{lost} is in the trash: bring it back first with `lockstep trash restore {lost}`",
+                    code="node_deleted",
+                ) from None
+        raise
 
 
 async def restore(context: Context, path: str, version_id: str) -> None:
     """Make an old version current again, as a new version."""
     async with context.api() as api:
-        row = await places.find(api, path)
+        row = await _not_deleted(api, path)
         restored = await api.restore_version(row.id, version_id, row.version_id)
     context.say(places.row_json(places.tidy(path), restored), f"{places.tidy(path)} is restored.")
 

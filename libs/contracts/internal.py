@@ -42,7 +42,10 @@ class Collected(Reply):
 
 
 class Place(Request):
-    """janitor → metadata, `POST /internal/versions/expire`: from where to go on; None: from the start."""
+    """janitor → metadata, `POST /internal/versions/expire` and `POST /internal/usage/measure`.
+
+    From where to go on; None: from the start.
+    """
 
     after: Id | None = None
 

@@ -77,6 +77,7 @@ def jobs_of(settings: Settings, jobs: Jobs) -> list[Job]:
         Job("sweep", settings.janitor_sweep_interval, jobs.sweep),
         Job("purge", settings.janitor_purge_interval, jobs.purge),
         Job("versions", settings.janitor_versions_interval, jobs.expire_versions),
+        Job("usage", settings.janitor_usage_interval, jobs.measure_usage),
         Job("dead letters", settings.janitor_dead_letter_interval, jobs.count_dead_letters, local=True),
     ]
 

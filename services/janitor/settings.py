@@ -34,6 +34,8 @@ class Settings(ProcessSettings, MongoSettings, BusSettings, S3Settings, TokenSet
     """Between two rounds of purging removed namespaces and what has been in the trash for too long."""
     janitor_versions_interval: float = Field(default=_DAY, gt=0)
     """Between two looks at the history of all files for versions that retention does not keep."""
+    janitor_usage_interval: float = Field(default=6 * _HOUR, gt=0)
+    """Between two measurements of what history costs large accounts."""
     janitor_dead_letter_interval: float = Field(default=30.0, gt=0)
     """Between two counts of dead letters."""
 

@@ -18,9 +18,19 @@ from services.metadata.consumers import handlers
 from services.metadata.domain.model import Rules
 from services.metadata.domain.retention import Retention
 from services.metadata.routes import add_routes
-from services.metadata.routes.keys import CONSISTENCY, FEED, HOUSEKEEPING, READING, REMOVALS, SCHEMA, TREE
+from services.metadata.routes.keys import (
+    CONSISTENCY,
+    COSTS,
+    FEED,
+    HOUSEKEEPING,
+    READING,
+    REMOVALS,
+    SCHEMA,
+    TREE,
+)
 from services.metadata.service.changes import Changes
 from services.metadata.service.consistency import Consistency
+from services.metadata.service.costs import CostService
 from services.metadata.service.feed import FeedService
 from services.metadata.service.housekeeping import Housekeeping
 from services.metadata.service.reading import ReadService
@@ -29,6 +39,7 @@ from services.metadata.service.tree import TreeService
 from services.metadata.settings import Settings
 from services.metadata.store.changes import ChangeStore
 from services.metadata.store.consistency import ConsistencyStore
+from services.metadata.store.costs import CostStore
 from services.metadata.store.history import HistoryStore
 from services.metadata.store.namespaces import EpochStore, NamespaceStore
 from services.metadata.store.objects import ObjectStore
@@ -70,7 +81,8 @@ def _compose(app: web.Application, settings: Settings, database: Database, outbo
     retention = Retention(settings.retention_versions, timedelta(seconds=settings.retention_version_seconds))
     app[AUTH] = Authenticator(settings, views)
     app[TREE] = TreeService(changes, outbox)
-    app[READING] = ReadService(reads, views, settings.quota_bytes)
+    costs = app[COSTS] = CostService(settings, database, CostStore(database, _now))
+    app[READING] = ReadService(reads, views, costs, retention, settings.quota_bytes)
     app[FEED] = FeedService(reads, epochs, views)
     app[HOUSEKEEPING] = Housekeeping(
         settings,

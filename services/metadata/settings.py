@@ -27,6 +27,10 @@ class Settings(ProcessSettings, MongoSettings, BusSettings, TokenSettings):
     """How long every version is kept, however many there are."""
     retention_trash_seconds: float = Field(default=90 * 24 * 3600.0, ge=0)
     """How long a deleted file or folder can be restored; then it is purged with its versions."""
+    usage_history_seconds: float = Field(default=60.0, ge=0)
+    """How long a measurement of what history costs is shown although something has changed since."""
+    usage_history_rows: int = Field(default=20_000, ge=0)
+    """Accounts with more changes than this are measured in the background only."""
     commit_record_seconds: int = Field(default=30 * 24 * 3600, ge=3600)
     """How long the outcome of a completion is kept for one that asks again."""
     epoch_refresh_seconds: float = Field(default=1.0, gt=0)

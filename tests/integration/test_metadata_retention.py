@@ -400,3 +400,81 @@ async def test_a_deletion_just_made_is_not_yet_due(world: World, mine: Account) 
     await until_done(world, "/trash/purge")
     (item,) = (await world.get(mine, "/trash")).body["items"]
     assert datetime.now(UTC) - datetime.fromisoformat(item["deleted_at"]) < timedelta(hours=1)
+
+
+# What it costs and for how long -------------------------------------------------------------------
+
+
+async def costs(world: World, account: Account) -> Json:
+    answer = await world.get(account, "/usage")
+    assert answer.status == 200, answer
+    return dict(answer.body)
+
+
+async def test_usage_tells_what_files_hold_and_what_their_history_and_the_trash_cost(
+    backends: Backends,
+) -> None:
+    """An object counts once, for the best reason: one that a file shows is no history anywhere else."""
+    async with metadata_world(backends, usage_history_seconds=0, garbage_age_seconds=0) as world:
+        mine = await world.account()
+        assert (await costs(world, mine))["history"]["versions"] == 0
+        row = await edit(world, mine, await world.file(mine, "f", b"old"), b"newer")
+        folder = await world.folder(mine, "folder")
+        inner = await world.file(mine, "inner", b"in a folder", folder["id"])
+        gone = await world.file(mine, "gone", b"gone for now")
+        shown = await world.commit(
+            mine, b"newer", object_id=await object_id_of(world, row), parent_id=mine.namespace_id, name="copy"
+        )
+        await delete(world, mine, gone)
+        await delete(world, mine, folder)
+        used = await costs(world, mine)
+        assert used["files"] == 3
+        assert used["used_bytes"] == 5 + 3 + 11 + 12
+        history = used["history"]
+        sums = (history["current_bytes"], history["older_bytes"], history["deleted_bytes"])
+        assert sums == (5, 3, 11 + 12)
+        assert (history["versions"], history["objects"]) == (5, 4)
+        await world.call(mine, "POST", f"/trash/{folder['id']}/restore", {})
+        assert (await costs(world, mine))["history"]["deleted_bytes"] == 12
+        assert inner["id"] != shown["id"]
+
+
+async def object_id_of(world: World, row: Json) -> str:
+    version = await world.database[VERSIONS].find_one({"_id": row["version_id"]})
+    assert version is not None
+    return str(version["object_id"])
+
+
+async def test_a_large_account_is_measured_in_the_background_only(backends: Backends) -> None:
+    async with metadata_world(backends, usage_history_rows=0) as world:
+        mine = await world.account()
+        await world.file(mine, "f", b"bytes")
+        assert (await costs(world, mine))["history"] is None
+        assert (await post(world, "/usage/measure", {}))["done"] == 1
+        assert (await post(world, "/usage/measure", {}))["done"] == 0
+        first = (await costs(world, mine))["history"]
+        assert first["current_bytes"] == 5
+        await world.file(mine, "g", b"more")
+        assert (await costs(world, mine))["history"] == first
+        assert (await post(world, "/usage/measure", {}))["done"] == 1
+        assert (await costs(world, mine))["history"]["current_bytes"] == 9
+
+
+async def test_each_version_says_why_and_until_when_it_is_kept(backends: Backends) -> None:
+    async with metadata_world(backends, retention_versions=2, retention_version_seconds=DAY) as world:
+        mine = await world.account()
+        row = await world.file(mine, "f", b"0")
+        for number in range(1, 5):
+            row = await edit(world, mine, row, b"%d" % number)
+        oldest = (await history(world, mine, row["id"]))[-1]
+        before = {"$set": {"created_us": time.time_ns() // 1000 - 2 * DAY * 1_000_000}}
+        await world.database[VERSIONS].update_one({"_id": oldest["id"]}, before)
+        items = await history(world, mine, row["id"])
+        assert [item["keep"] for item in items] == ["current", "recent", "age", "age", "over"]
+        until = [item["kept_until"] for item in items]
+        assert [moment is None for moment in until] == [True, True, False, False, True]
+        made = datetime.fromisoformat(items[2]["created_at"])
+        assert datetime.fromisoformat(until[2]) == made + timedelta(days=1)
+        page = (await world.get(mine, f"/files/{row['id']}/versions", limit=3)).body
+        rest = (await world.get(mine, f"/files/{row['id']}/versions", cursor=page["next_cursor"])).body
+        assert [*page["items"], *rest["items"]] == items

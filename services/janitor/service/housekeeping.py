@@ -61,6 +61,10 @@ class Housekeeping:
             "POST", f"{self._metadata}/versions/expire", Round, Place(after=after)
         )
 
+    async def measure_usage(self, after: str | None) -> Round:
+        """Have measured what history costs large accounts, from a place on."""
+        return await self._client.fetch("POST", f"{self._metadata}/usage/measure", Round, Place(after=after))
+
     async def doomed(self) -> list[HousedObject]:
         """Return doomed objects whose grace time is over."""
         url = f"{self._metadata}/objects/doomed?limit={MAX_KEYS}"

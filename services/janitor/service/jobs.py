@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 
 from prometheus_client import Counter
 
-from libs.contracts.internal import HousedObject
+from libs.contracts.internal import HousedObject, Round
 from libs.contracts.keys import manifest_key, namespace_of
 from libs.messaging.dlq import dead_letters
 from libs.messaging.metrics import DEAD_WAITING
@@ -56,13 +56,11 @@ class Jobs:
 
     async def expire_versions(self) -> None:
         """Thin the history of all files to what retention keeps."""
-        place: str | None = None
-        while True:
-            step = await self._housekeeping.expire_versions(place)
-            COLLECTED.labels("expire versions").inc(step.done)
-            place = step.next
-            if place is None:
-                return
+        await _walk("expire versions", self._housekeeping.expire_versions)
+
+    async def measure_usage(self) -> None:
+        """Measure what history costs those accounts that are too large to be measured when asked for."""
+        await _walk("measure usage", self._housekeeping.measure_usage)
 
     async def collect_garbage(self) -> None:
         """Doom objects without a version; delete those doomed long enough, in S3 first."""
@@ -91,6 +89,16 @@ class Jobs:
 async def _until_done(job: str, call: Callable[[], Awaitable[int]]) -> None:
     while done := await call():
         COLLECTED.labels(job).inc(done)
+
+
+async def _walk(job: str, step: Callable[[str | None], Awaitable[Round]]) -> None:
+    """Go from place to place until the end."""
+    done = await step(None)
+    while True:
+        COLLECTED.labels(job).inc(done.done)
+        if done.next is None:
+            return
+        done = await step(done.next)
 
 
 def _keys_of(item: HousedObject) -> tuple[str, str]:

@@ -1,18 +1,21 @@
-"""Background verification: read and hash every byte of objects that S3 could not check as a whole.
+"""Background reading of objects: of those that S3 could not check as a whole the hash is verified, and
+of all but the small ones the manifest is kept, by which deltas are made.
 
-Events and a periodic look at what is unverified put objects into a queue in memory; losing it
-loses nothing, because being unverified is the object's own state.
+Events and a periodic look at what is unverified put objects into queues in memory. Losing them loses
+nothing: being unverified is the object's own state, and a missing manifest costs a full transfer.
 """
 
 import asyncio
-import hashlib
 from typing import Final, Protocol
 
 from prometheus_client import Counter
 
+from libs.contracts.chunks import average_for
 from libs.contracts.errors import NotFoundError
 from libs.contracts.internal import HousedObject
+from libs.contracts.keys import manifest_key, namespace_of
 from libs.contracts.limits import MIB
+from libs.delta.content import ContentReader
 from libs.runtime.logs import get_logger
 from libs.storage.port import ObjectStore
 from services.janitor.domain import Reading, is_claimed
@@ -39,36 +42,40 @@ class Verifier:
         self._store = store
         self._reports = reports
         self._waiting: dict[str, HousedObject] = {}
+        self._unread: dict[str, HousedObject] = {}
         self._busy: set[str] = set()
         self._work = asyncio.Event()
 
     def add(self, item: HousedObject) -> None:
         """Have an object verified; when too many wait already, the periodic look finds it later."""
-        if item.id not in self._busy and len(self._waiting) < _MAX_WAITING:
-            self._waiting[item.id] = item
+        self._queue(self._waiting, item)
+
+    def add_verified(self, item: HousedObject) -> None:
+        """Have the manifest of an object made whose hash was checked by others, after what is not."""
+        if average_for(item.size) is not None:
+            self._queue(self._unread, item)
+
+    def _queue(self, queue: dict[str, HousedObject], item: HousedObject) -> None:
+        if item.id not in self._busy and len(queue) < _MAX_WAITING:
+            queue[item.id] = item
             self._work.set()
 
     async def run(self) -> None:
         """Verify for ever; run as many of these as objects may be read at once."""
         while True:
             await self._work.wait()
-            item = self._next()
-            if item is None:
+            queue = self._waiting or self._unread
+            if not queue:
+                self._work.clear()
                 continue
+            item = queue.pop(next(iter(queue)))
+            self._busy.add(item.id)
             try:
-                await self.verify(item)
+                await (self.verify(item) if queue is self._waiting else self.chunk(item))
             except Exception:  # it stays unverified: the periodic look finds it again
-                log.exception("an object could not be verified yet", object_id=item.id)
+                log.exception("an object could not be read yet", object_id=item.id)
             finally:
                 self._busy.discard(item.id)
-
-    def _next(self) -> HousedObject | None:
-        if not self._waiting:
-            self._work.clear()
-            return None
-        item = self._waiting.pop(next(iter(self._waiting)))
-        self._busy.add(item.id)
-        return item
 
     async def verify(self, item: HousedObject) -> bool:
         """Read the object, compare and report; a mismatch is believed when a second reading agrees."""
@@ -82,24 +89,40 @@ class Verifier:
             log.error("an object is not what was claimed", object_id=item.id)
         return ok
 
-    async def _reads_as_claimed(self, item: HousedObject) -> bool:
-        return is_claimed(await self._read(item.key), size=item.size, content_hash=item.content_hash)
+    async def chunk(self, item: HousedObject) -> None:
+        """Make the manifest of an object unless it is there."""
+        if await self._store.head(_manifest_key(item)) is None:
+            await self._reads_as_claimed(item)
 
-    async def _read(self, key: str) -> Reading | None:
-        digest, size, batch, held = hashlib.sha256(), 0, list[bytes](), 0
+    async def _reads_as_claimed(self, item: HousedObject) -> bool:
+        content = ContentReader(item.size)
+        reading = await self._read(item.key, content)
+        if not is_claimed(reading, size=item.size, content_hash=item.content_hash):
+            return False
+        manifest = await asyncio.to_thread(content.manifest)
+        if manifest is not None:
+            await self._store.put(_manifest_key(item), b"".join(manifest.encode()))
+        return True
+
+    async def _read(self, key: str, content: ContentReader) -> Reading | None:
+        size, batch, held = 0, list[bytes](), 0
         try:
             async for chunk in self._store.read(key):
                 batch.append(chunk)
                 held += len(chunk)
                 if held >= _BATCH_BYTES:
-                    await asyncio.to_thread(_update, digest, batch)
+                    await asyncio.to_thread(_update, content, batch)
                     size, batch, held = size + held, [], 0
         except NotFoundError:
             return None
-        await asyncio.to_thread(_update, digest, batch)
-        return Reading(size + held, digest.hexdigest())
+        await asyncio.to_thread(_update, content, batch)
+        return Reading(size + held, content.hexdigest())
 
 
-def _update(digest: "hashlib._Hash", chunks: list[bytes]) -> None:
+def _update(content: ContentReader, chunks: list[bytes]) -> None:
     for chunk in chunks:
-        digest.update(chunk)
+        content.update(chunk)
+
+
+def _manifest_key(item: HousedObject) -> str:
+    return manifest_key(namespace_of(item.key), item.id)

@@ -62,6 +62,16 @@ class Node:
         """Whether it is one of the files of `usage`: not deleted itself."""
         return self.kind is Kind.FILE and not self.deleted
 
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file, deleted or not."""
+        return self.kind is Kind.FILE
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder, deleted or not."""
+        return self.kind is Kind.FOLDER
+
     def row(self) -> NodeRow:
         """Return it as it crosses borders."""
         return NodeRow(

@@ -22,7 +22,7 @@ from libs.contracts.internal import (
 )
 from libs.web.app import path_id, query_text, read_json, reply, whole_number
 from libs.web.auth import AUTH, require_service
-from services.metadata.routes.keys import CONSISTENCY, HOUSEKEEPING, REMOVALS, SCHEMA
+from services.metadata.routes.keys import CONSISTENCY, COSTS, HOUSEKEEPING, REMOVALS, SCHEMA
 from services.metadata.service.housekeeping import Housekeeping
 from services.metadata.service.removals import Removals
 
@@ -126,6 +126,13 @@ async def check(request: web.Request) -> web.Response:
     return reply(await request.app[CONSISTENCY].check(body))
 
 
+async def measure_usage(request: web.Request) -> web.Response:
+    require_service(request)
+    await request.app[SCHEMA].check()
+    body = await read_json(request, Place)
+    return reply(await request.app[COSTS].measure(body.after))
+
+
 def _limit(request: web.Request) -> int:
     text = query_text(request, {"limit": "100"})["limit"]
     return whole_number(text, "limit", low=1, high=MAX_KEYS)
@@ -149,4 +156,5 @@ def add(app: web.Application) -> None:
         web.post("/internal/objects/alive", alive),
         web.post("/internal/objects/uses", uses),
         web.post("/internal/check", check),
+        web.post("/internal/usage/measure", measure_usage),
     ])  # fmt: skip

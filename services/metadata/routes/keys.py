@@ -9,6 +9,7 @@ from libs.web.app import path_id
 from libs.web.auth import AUTH, Caller, caller_of
 from services.metadata.domain.model import Actor, Node
 from services.metadata.service.consistency import Consistency
+from services.metadata.service.costs import CostService
 from services.metadata.service.feed import FeedService
 from services.metadata.service.housekeeping import Housekeeping
 from services.metadata.service.reading import ReadService
@@ -21,6 +22,7 @@ READING: Final = web.AppKey("reading", ReadService)
 FEED: Final = web.AppKey("feed", FeedService)
 HOUSEKEEPING: Final = web.AppKey("housekeeping", Housekeeping)
 CONSISTENCY: Final = web.AppKey("consistency", Consistency)
+COSTS: Final = web.AppKey("costs", CostService)
 REMOVALS: Final = web.AppKey("removals", Removals)
 
 

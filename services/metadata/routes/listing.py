@@ -52,7 +52,7 @@ async def usage(request: web.Request) -> web.Response:
     who = await caller(request)
     query_text(request, {})
     namespace_id = await namespace_of(request, who, None)
-    return reply(await request.app[READING].usage(who.user_id, [namespace_id]))
+    return reply(await request.app[READING].usage(who.user_id, namespace_id))
 
 
 async def _namespace(request: web.Request, who: Caller, namespace_id: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from libs.contracts.api import Page, Trash, TrashItem, Usage, Version, Versions
 from libs.contracts.errors import ConflictError, NotFoundError
@@ -12,7 +13,9 @@ from services.metadata.domain import model
 from services.metadata.domain.feed import page_down
 from services.metadata.domain.model import Node, from_micros
 from services.metadata.domain.paging import decode_place, encode_place
+from services.metadata.domain.retention import Retention
 from services.metadata.domain.trail import buried, path_of
+from services.metadata.service.costs import CostService
 from services.metadata.store.reads import ReadStore
 
 
@@ -27,9 +30,18 @@ class PageOf:
 class ReadService:
     """Nodes, listings, versions, the trash. Membership is the caller's business."""
 
-    def __init__(self, reads: ReadStore, views: Views, quota_bytes: int | None) -> None:
+    def __init__(
+        self,
+        reads: ReadStore,
+        views: Views,
+        costs: CostService,
+        retention: Retention,
+        quota_bytes: int | None,
+    ) -> None:
         self._reads = reads
         self._views = views
+        self._costs = costs
+        self._retention = retention
         self._quota_bytes = quota_bytes
 
     async def node(self, node_id: str) -> Node:
@@ -81,10 +93,29 @@ class ReadService:
         if node.kind is not Kind.FILE:
             raise ConflictError(code="not_a_file")
         before = decode_place("version", page.cursor, 2**62)
-        found = [item for item in await self._reads.versions(node.id) if item.seq < before]
+        history = list(enumerate(await self._reads.versions(node.id)))
+        found = [(position, item) for position, item in history if item.seq < before]
         shown = found[: page.limit]
-        more = encode_place("version", shown[-1].seq) if len(found) > page.limit else None
-        return Versions(items=[_version(item, node) for item in shown], next_cursor=more)
+        more = encode_place("version", shown[-1][1].seq) if len(found) > page.limit else None
+        return Versions(items=[self._version(*item, node) for item in shown], next_cursor=more)
+
+    def _version(self, position: int, item: model.Version, node: Node) -> Version:
+        keep = self._retention.why(position, item, node.version_id, datetime.now(UTC))
+        return Version(
+            id=item.id,
+            node_id=item.node_id,
+            parent_version_id=item.parent_version_id,
+            size=item.size,
+            content_hash=item.content_hash,
+            mtime_ns=item.mtime_ns,
+            executable=item.executable,
+            device=item.device,
+            created_at=from_micros(item.created_us),
+            current=item.id == node.version_id,
+            corrupt=item.corrupt,
+            keep=keep,
+            kept_until=self._retention.until(keep, item),
+        )
 
     async def trash(self, namespace_id: str, page: PageOf) -> Trash:
         """Return deleted nodes that no deleted folder hides, last deleted first."""
@@ -107,28 +138,13 @@ class ReadService:
             for node in nodes
         ]
 
-    async def usage(self, user_id: str, namespace_ids: Sequence[str]) -> Usage:
+    async def usage(self, user_id: str, namespace_id: str) -> Usage:
         """Return the bytes of an account."""
-        used = await self._reads.used(namespace_ids)
+        used = await self._reads.used([namespace_id])
         return Usage(
             used_bytes=used.bytes,
             reserved_bytes=await self._views.reserved_bytes(user_id),
             quota_bytes=self._quota_bytes,
             files=used.files,
+            history=await self._costs.of(namespace_id, datetime.now(UTC)),
         )
-
-
-def _version(item: model.Version, node: Node) -> Version:
-    return Version(
-        id=item.id,
-        node_id=item.node_id,
-        parent_version_id=item.parent_version_id,
-        size=item.size,
-        content_hash=item.content_hash,
-        mtime_ns=item.mtime_ns,
-        executable=item.executable,
-        device=item.device,
-        created_at=from_micros(item.created_us),
-        current=item.id == node.version_id,
-        corrupt=item.corrupt,
-    )
