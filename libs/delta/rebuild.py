@@ -1,30 +1,93 @@
 """Carrying a recipe out: the target from ranges of the base and from literals, as a stream."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from typing import Final
 
 from libs.contracts.binary import MalformedError
+from libs.contracts.limits import MIB
 from libs.contracts.recipe import Copy, Range, Recipe
+
+WINDOW_GAP: Final = MIB
+"""Between two ranges of the base that are read in one request: what a store gives while it takes
+another request."""
+
+Fetched = Callable[[Range], AsyncGenerator[bytes, None]]
+"""Gives a range of the base, in pieces of any size; closed when no more of it is wanted."""
 
 
 async def rebuilt(
-    recipe: Recipe, copied: Callable[[Range], AsyncIterator[bytes]], literals: AsyncIterator[bytes]
-) -> AsyncIterator[bytes]:
-    """Yield the target of a checked recipe: ranges of the base by `copied`, the rest from `literals`.
+    recipe: Recipe, fetched: Fetched, literals: AsyncIterator[bytes], *, gap: int = WINDOW_GAP
+) -> AsyncGenerator[bytes, None]:
+    """Yield the target of a checked recipe: ranges of the base by `fetched`, the rest from `literals`.
 
     Raises `MalformedError` when either gives another number of bytes than the recipe says. The
     literals are run to their end, so that what is wrong with the object's end is found.
     """
-    source = _Exact(literals)
-    for op in recipe.ops:
-        if isinstance(op, Copy):
-            base = _Exact(copied(Range(op.offset, op.length)))
-            async for piece in base.take(op.length):
+    base, source = _Base(recipe, fetched, gap), _Exact(literals)
+    try:
+        for op in recipe.ops:
+            taken = base.take(op) if isinstance(op, Copy) else source.take(op.length)
+            async for piece in taken:
                 yield piece
-            await base.end()
-        else:
-            async for piece in source.take(op.length):
-                yield piece
-    await source.end()
+        await base.end()
+        await source.end()
+    finally:
+        await base.close()
+
+
+def windows(recipe: Recipe, gap: int = WINDOW_GAP) -> Iterator[Range]:
+    """Return what is read of the base, in order: copies that go on with less than `gap` bytes between.
+
+    Edits here and there make many copies that lie one behind the other: they are a few requests.
+    """
+    current: Range | None = None
+    for part in recipe.base_ranges():
+        if current is not None and 0 <= part.offset - current.end < gap:
+            current = Range(current.offset, part.end - current.offset)
+            continue
+        if current is not None:
+            yield current
+        current = part
+    if current is not None:
+        yield current
+
+
+class _Base:
+    """Takes the copies of a recipe, in order, from its windows."""
+
+    def __init__(self, recipe: Recipe, fetched: Fetched, gap: int) -> None:
+        self._windows = windows(recipe, gap)
+        self._fetched = fetched
+        self._pieces: AsyncGenerator[bytes, None] | None = None
+        self._window: _Exact | None = None
+        self._at = 0
+        self._end = 0
+
+    async def take(self, copy: Copy) -> AsyncIterator[bytes]:
+        window = self._window
+        if window is None or self._at == self._end:
+            window = await self._next()
+        async for _ in window.take(copy.offset - self._at):
+            pass
+        async for piece in window.take(copy.length):
+            yield piece
+        self._at = copy.offset + copy.length
+
+    async def _next(self) -> "_Exact":
+        await self.end()
+        part = next(self._windows)
+        self._at, self._end = part.offset, part.end
+        self._pieces = self._fetched(part)
+        self._window = _Exact(self._pieces)
+        return self._window
+
+    async def end(self) -> None:
+        if self._window is not None:
+            await self._window.end()
+
+    async def close(self) -> None:
+        if self._pieces is not None:
+            await self._pieces.aclose()
 
 
 class _Exact:

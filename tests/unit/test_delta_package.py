@@ -4,7 +4,7 @@ import hashlib
 import io
 import struct
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from random import Random
 
 import pytest
@@ -19,7 +19,7 @@ from libs.contracts.limits import GIB, MIB
 from libs.contracts.recipe import MAX_OPS, Copy, Literal, Op, Range, Recipe, check, recipe_of
 from libs.delta.chunker import Chunker
 from libs.delta.package import Delta, Reader, ShortReadError, write
-from libs.delta.rebuild import rebuilt
+from libs.delta.rebuild import rebuilt, windows
 from tests.support.edits import edited, pieces_of, random_content
 
 
@@ -51,20 +51,20 @@ def read(pieces: list[bytes]) -> tuple[Recipe, bytes]:
     return reader.recipe, literals
 
 
-async def streamed(pieces: list[bytes]) -> AsyncIterator[bytes]:
+async def streamed(pieces: list[bytes]) -> AsyncGenerator[bytes, None]:
     for piece in pieces:
         yield piece
 
 
-async def carried_out(base: bytes, pieces: list[bytes]) -> bytes:
-    async def copied(part: Range) -> AsyncIterator[bytes]:
+async def carried_out(base: bytes, pieces: list[bytes], *, gap: int = 50_000) -> bytes:
+    async def fetched(part: Range) -> AsyncGenerator[bytes, None]:
         for at in range(part.offset, part.end, 5000):
             yield base[at : min(at + 5000, part.end)]
 
     delta = Delta(streamed(pieces))
     recipe = await delta.recipe()
     check(recipe, len(base), recipe.size)
-    return b"".join([piece async for piece in rebuilt(recipe, copied, delta.literals())])
+    return b"".join([piece async for piece in rebuilt(recipe, fetched, delta.literals(), gap=gap)])
 
 
 # There and back ----------------------------------------------------------------------------------
@@ -78,7 +78,8 @@ async def test_base_and_delta_give_the_target_whatever_was_edited(seed: int) -> 
     target = edited(random, base, random.randint(0, 12))
     data = written(recipe_of(chunked(base), chunked(target)), target)
     for largest in (50, len(data) + 1):
-        assert await carried_out(base, pieces_of(random, data, largest)) == target
+        pieces = pieces_of(random, data, largest)
+        assert await carried_out(base, pieces, gap=random.choice((1, 5000, MIB))) == target
 
 
 @pytest.mark.parametrize("ops", [(), (Copy(0, 5),), (Literal(5),), (Literal(2), Copy(0, 2), Literal(1))])
@@ -253,3 +254,35 @@ async def test_what_gives_another_number_of_bytes_than_the_recipe_says_is_refuse
     recipe = Recipe((Literal(1), Copy(0, 2), Literal(2)))
     with pytest.raises(MalformedError):
         _ = [p async for p in rebuilt(recipe, lambda _: streamed([base]), streamed([literals]))]
+
+
+def test_copies_that_lie_one_behind_the_other_are_one_request() -> None:
+    recipe = Recipe((Copy(0, 10), Literal(5), Copy(12, 3), Copy(15, 5), Literal(1), Copy(30, 5)))
+    assert list(windows(recipe, 10)) == [Range(0, 20), Range(30, 5)]
+    assert list(windows(recipe, 11)) == [Range(0, 35)]
+    assert list(windows(recipe, 1)) == [Range(0, 10), Range(12, 8), Range(30, 5)]
+
+
+def test_a_copy_from_further_back_is_a_request_of_its_own() -> None:
+    assert list(windows(Recipe((Copy(10, 5), Copy(0, 5), Copy(3, 4), Copy(7, 1))), 100)) == [
+        Range(10, 5),
+        Range(0, 5),
+        Range(3, 5),
+    ]
+    assert list(windows(Recipe((Literal(1),)))) == []
+
+
+async def test_a_range_of_the_base_is_closed_when_the_rest_is_not_wanted() -> None:
+    closed = []
+
+    async def fetched(part: Range) -> AsyncGenerator[bytes, None]:
+        try:
+            yield bytes(1)
+            yield bytes(part.length - 1)
+        finally:
+            closed.append(part)
+
+    target = rebuilt(Recipe((Copy(0, 10),)), fetched, streamed([]))
+    assert await anext(target) == bytes(1)
+    await target.aclose()
+    assert closed == [Range(0, 10)]
