@@ -164,6 +164,16 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         codes=("not_found", "not_a_file", "object_gone"),
     ),
     Endpoint(
+        "download_delta", "GET", "/v1/files/{node_id}/delta", "download",
+        "Show how a version is made of ranges of another one", None, api.DownloadDelta,
+        query=(
+            Query("from", doc="The version whose bytes the client has."),
+            Query("to", doc="The version wanted; the current one when absent."),
+            Query("base", doc="The file that `from` is a version of; this one when absent."),
+        ),
+        codes=("not_found", "not_a_file", "object_gone", "no_delta"),
+    ),
+    Endpoint(
         "part_digests", "GET", "/v1/files/{node_id}/parts", "download",
         "Show the digests of the parts in which a file was sent", None, api.PartDigests,
         query=(

@@ -11,8 +11,10 @@ from libs.mongo.views import Views
 from libs.storage.s3 import open_store
 from libs.web.app import add_probe, make_app
 from libs.web.auth import AUTH, Authenticator
-from services.download.routes import DOWNLOADS, add_routes
-from services.download.service import Downloads
+from services.download.routes import DELTAS, DOWNLOADS, add_routes
+from services.download.service.deltas import Deltas
+from services.download.service.files import Downloads
+from services.download.service.manifests import Manifests
 from services.download.settings import Settings
 from services.download.store import Reads
 
@@ -37,7 +39,11 @@ async def _start(app: web.Application, settings: Settings, stack: AsyncExitStack
     bus = await stack.enter_async_context(open_bus(settings, service="download"))
     views = Views(database)
     app[AUTH] = Authenticator(settings, views)
-    app[DOWNLOADS] = Downloads(Reads(views), objects)
+    app[DOWNLOADS] = downloads = Downloads(Reads(views), objects)
+    manifests = Manifests(
+        objects, cache_bytes=settings.manifest_cache_bytes, small_bytes=settings.small_manifest_bytes
+    )
+    app[DELTAS] = Deltas(downloads, manifests, settings.max_recipe_bytes)
     await app[AUTH].follow(bus)
     add_probe(app, "database", lambda: ping(database))
     add_probe(app, "bus", bus.ping)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.contracts.errors import ConflictError, NotFoundError
+from libs.contracts.recipe import Recipe
 from libs.contracts.tree import Kind
 
 Row = Mapping[str, Any]
@@ -41,6 +42,12 @@ class Readable:
     key: str
     size: int
     content_hash: str
+    object_id: str
+
+
+def worth_it(recipe: Recipe, size: int) -> bool:
+    """Say whether less than half of a content of `size` bytes has to be fetched."""
+    return 2 * recipe.literal_bytes < size
 
 
 def parts_known(session: Row | None, key: str) -> bool:
@@ -90,4 +97,5 @@ def readable(node: Row, version: Row | None, stored: Row | None) -> Readable:
         key=stored["key"],
         size=version["size"],
         content_hash=version["content_hash"],
+        object_id=stored["_id"],
     )

@@ -21,9 +21,11 @@ from libs.web.app import (
 )
 from libs.web.auth import AUTH, Caller, caller_of
 from services.download.domain import Page, Wanted
-from services.download.service import CheckNamespace, Downloads
+from services.download.service.deltas import Deltas
+from services.download.service.files import CheckNamespace, Downloads
 
 DOWNLOADS: Final = web.AppKey("downloads", Downloads)
+DELTAS: Final = web.AppKey("deltas", Deltas)
 
 _PRIVATE: Final = {"Cache-Control": "no-store"}
 """A presigned URL is a secret for as long as it is valid."""
@@ -62,11 +64,27 @@ async def download_batch(request: web.Request) -> web.Response:
     return reply(DownloadBatchReply(items=items), headers=_PRIVATE)
 
 
+async def delta(request: web.Request) -> web.Response:
+    caller = await caller_of(request)
+    query = query_text(request, {"from": None, "to": None, "base": None})
+    node_id = path_id(request, "node_id")
+    if query["from"] is None:
+        raise InvalidRequestError("from is missing")
+    base = Wanted(_node_id(query["base"]) or node_id, _version_id(query["from"]))
+    target = Wanted(node_id, _version_id(query["to"]))
+    found = await request.app[DELTAS].between(base, target, _check(request, caller))
+    return reply(found, headers=_PRIVATE)
+
+
 def _check(request: web.Request, caller: Caller) -> CheckNamespace:
     async def check(namespace_id: str) -> None:
         await request.app[AUTH].check_member(caller, namespace_id)
 
     return check
+
+
+def _node_id(text: str | None) -> str | None:
+    return _version_id(text)
 
 
 def _version_id(text: str | None) -> str | None:
@@ -84,5 +102,6 @@ def _flag(text: str | None) -> bool:
 HANDLERS: Final[Mapping[str, Handler]] = {
     "download": download,
     "part_digests": part_digests,
+    "download_delta": delta,
     "download_batch": download_batch,
 }

@@ -1,5 +1,7 @@
-"""Background reading of objects: of those that S3 could not check as a whole the hash is verified, and
-of all but the small ones the manifest is kept, by which deltas are made.
+"""Background reading of objects.
+
+Where S3 could not check the whole, the hash is verified; of all but small ones the manifest is kept,
+by which deltas are made.
 
 Events and a periodic look at what is unverified put objects into queues in memory. Losing them loses
 nothing: being unverified is the object's own state, and a missing manifest costs a full transfer.

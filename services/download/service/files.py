@@ -28,13 +28,14 @@ class Downloads:
 
     async def one(self, wanted: Wanted, check: CheckNamespace, *, attachment: bool) -> Download:
         """Presign one read. Raises `NotFoundError` and `ConflictError` ("not_a_file", "object_gone")."""
-        return await self._presigned(await self._found(wanted, check), attachment=attachment)
+        return await self.presigned(await self.found(wanted, check), attachment=attachment)
 
     async def digests(self, wanted: Wanted, check: CheckNamespace, page: Page) -> PartDigests:
         """Return digests of the parts in which a file was sent. Raises as `one` does."""
-        return await self._reads.digests((await self._found(wanted, check)).key, page)
+        return await self._reads.digests((await self.found(wanted, check)).key, page)
 
-    async def _found(self, wanted: Wanted, check: CheckNamespace) -> Readable:
+    async def found(self, wanted: Wanted, check: CheckNamespace) -> Readable:
+        """Return what to read for a file. Raises as `one` does."""
         (found,) = await self._find([wanted], check)
         if isinstance(found, CallerError):
             raise found
@@ -52,9 +53,10 @@ class Downloads:
     async def _result(self, index: int, found: Found) -> DownloadResult:
         if isinstance(found, CallerError):
             return DownloadResult(index=index, code=found.code, detail=found.detail)
-        return DownloadResult(index=index, download=await self._presigned(found, attachment=False))
+        return DownloadResult(index=index, download=await self.presigned(found, attachment=False))
 
-    async def _presigned(self, found: Readable, *, attachment: bool) -> Download:
+    async def presigned(self, found: Readable, *, attachment: bool) -> Download:
+        """Return where to read it."""
         signed: Signed = await self._objects.presign_get(
             found.key, filename=found.name if attachment else None
         )
