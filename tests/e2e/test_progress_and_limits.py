@@ -1,7 +1,10 @@
 """Limits of speed and what is told of large files under way, on the real stack. No time is measured."""
 
 import hashlib
+import json
 import os
+import re
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ from agent.settings import Settings
 from agent.transfer import LargeSource, open_transfer, wire
 from agent.transfer.pace import Pace
 from libs.contracts.tree import CommitTarget
-from tests.support.devices import Device
+from tests.support.command_line import call
+from tests.support.devices import LOCKSTEP, Device
 from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
@@ -125,3 +129,39 @@ def moving(device: Device) -> tuple[dict[str, Any], dict[str, Any]]:
 
     wait_until(look, 60, f"{device.name} tells of a large file")
     return seen[0]
+
+
+def test_a_resumed_upload_says_how_much_was_there_and_the_list_how_far_it_is(
+    two: tuple[Device, Device], tmp_path: Path
+) -> None:
+    a, _ = two
+    local = tmp_path / "big.bin"
+    local.write_bytes(os.urandom(8 * 10 * MIB))
+    process = subprocess.Popen(
+        [LOCKSTEP, "put", str(local), "big.bin"],
+        env={**a.environment(), "LOCKSTEP_AGENT_PART_PARALLEL": "1"},
+    )
+    wait_until(lambda: parts_done(a) > 0, 60, "a part is there", every=0.01)
+    process.kill()
+    process.wait()
+    (session,) = a.ask("uploads")["items"]
+    code, out, _ = call(["uploads"], home=a.home, cwd=a.home)
+    cells = out.decode().rstrip("\n").split("\t")
+    percent = f"{session['parts_done'] * 100 // session['parts_total']} %"
+    assert (code, cells[:4], cells[5]) == (0, [session["id"], percent, str(80 * MIB), "A"], "big.bin")
+    done = subprocess.run(
+        [LOCKSTEP, "uploads", "resume", session["id"], "--from", str(local), "--json"],
+        env={**a.environment(), "LOCKSTEP_AGENT_LOG_LEVEL": "info"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = re.sub("\x1b\\[[0-9;]*m", "", done.stderr)
+    sent = json.loads(done.stdout.splitlines()[-1])["uploaded_bytes"]
+    assert sent < 80 * MIB
+    assert re.search(rf"a large file goes on .*there='{(80 * MIB - sent) / MIB:.1f} MiB'", told), told
+    assert re.search(rf"a large file ended .*moved='{sent / MIB:.1f} MiB'", told), told
+
+
+def parts_done(device: Device) -> int:
+    return max((u["parts_done"] for u in device.get("/v1/uploads?state=open")["items"]), default=0)
