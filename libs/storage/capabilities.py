@@ -32,6 +32,8 @@ class Capabilities:
     """Web pages may see the ETag of what they sent."""
     part_listing: bool
     """ListParts tells every part, and only those that were accepted."""
+    joining: bool
+    """Parts are joined when they are named with their SHA-256."""
     multipart_listing: bool
     """Running multipart uploads are listed by a prefix of their key."""
     abort: bool
@@ -55,6 +57,7 @@ _WITHOUT: Final = {
     "cors": "programs in web browsers can neither send nor read files",
     "cors_etag": "programs in web browsers cannot see the ETag of a part",
     "part_listing": "resuming and completing large files is not safe: use another S3",
+    "joining": "files that travel in parts cannot be committed: use another S3",
     "multipart_listing": "the sweep finds no abandoned multipart uploads: have S3 expire them after 8 days",
     "abort": "parts of sessions that were given up take space until S3 expires them",
 }

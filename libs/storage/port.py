@@ -1,6 +1,6 @@
 """The object store as the services see it. Implemented by `s3.S3ObjectStore`."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -67,7 +67,7 @@ class ObjectStore(Protocol):
     def walk(self, prefix: str) -> AsyncIterator[StoredObject]:
         """Walk all objects whose key starts with `prefix`."""
 
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """Stream an object's bytes, or a range of them, in chunks of at most 1 MiB.
 
         Raises `NotFoundError`. `length` is at least 1; a range beyond the end gives fewer bytes.

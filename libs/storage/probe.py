@@ -20,7 +20,7 @@ from libs.contracts.ids import new_id
 from libs.contracts.keys import PROBE_PREFIX
 from libs.runtime.settings import S3Settings
 from libs.storage.capabilities import Capabilities
-from libs.storage.port import ObjectStore
+from libs.storage.port import ObjectStore, PartToJoin
 from libs.storage.s3 import bound_headers
 from libs.storage.sigv4 import Presigner
 
@@ -99,6 +99,7 @@ class _Probe:
                 cors=await self._allows_any_page(),
                 cors_etag=await self._shows_etag_to_pages(),
                 abort=gone,
+                joining=await self._joins(),
                 **parts,
             )
         finally:
@@ -129,6 +130,20 @@ class _Probe:
         whole = {part.number for part in listed if part.size == len(_SENT)} == expected
         running = await self._lists(upload_id)
         return {"part_checksums": wrong.refused, "part_listing": whole, "multipart_listing": running}
+
+    async def _joins(self) -> bool:
+        """Join one part: the last of an upload may be of any size."""
+        async with self._multipart() as upload_id:
+            await self._put_part(upload_id, 1, _SENT)
+            parts = await self._store.list_parts(self._key, upload_id) or []
+            named = [PartToJoin(part.number, part.etag, _sha256(_SENT)) for part in parts]
+            try:
+                await self._store.complete_multipart(self._key, upload_id, named)
+            except UnavailableError:
+                raise
+            except LockstepError:
+                return False
+        return True
 
     async def _lists(self, upload_id: str) -> bool:
         try:

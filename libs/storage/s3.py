@@ -6,7 +6,7 @@ the inner one. Headers that a signature binds must be sent as they are given.
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -173,7 +173,7 @@ class S3ObjectStore:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    async def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+    async def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """See the port."""
         end = "" if length is None else str(offset + length - 1)
         asked = {} if offset == 0 and length is None else {"Range": f"bytes={offset}-{end}"}

@@ -21,7 +21,7 @@ from tests.support.s3_proxy import Answered, Asked, Before, S3Proxy, s3_proxy
 
 EVERYTHING = Capabilities(
     put_checksums=True, part_checksums=True, lengths=True, conditional_writes=True, ranges=True, cors=True,
-    cors_etag=True, part_listing=True, multipart_listing=True, abort=True,
+    cors_etag=True, part_listing=True, joining=True, multipart_listing=True, abort=True,
 )  # fmt: skip
 
 
@@ -103,7 +103,12 @@ async def hides_the_etag(asked: Asked, answered: Answered) -> Answered | None:
     return answered
 
 
+async def cannot_join(asked: Asked) -> Answered | None:
+    return Answered(400) if asked.completes else None
+
+
 BEFORE = {
+    "joining": cannot_join,
     "put_checksums": takes_any_object,
     "lengths": takes_any_length,
     "conditional_writes": does_not_know_conditions,
