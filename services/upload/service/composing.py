@@ -6,15 +6,15 @@ what an earlier attempt began is dropped.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from libs.contracts.binary import MalformedError
 from libs.contracts.errors import ConflictError, NotFoundError, UnavailableError
 from libs.contracts.keys import manifest_key
-from libs.contracts.limits import MIB
 from libs.contracts.parts import part_size_for
 from libs.contracts.recipe import Range, check
 from libs.delta.content import ContentReader
@@ -28,8 +28,6 @@ from services.upload.service.deps import Deps
 
 log = get_logger("composing")
 
-_SKIP: Final = MIB
-"""Of the base: shorter gaps are read over instead of asking S3 again."""
 _IN_FLIGHT: Final = 2
 """Parts that travel to S3 while the next one is put together."""
 
@@ -83,8 +81,8 @@ class Composing:
         delta = Delta(self._deps.objects.read(source.key))
         recipe = await delta.recipe()
         check(recipe, source.base_size, entry.size)
-        async with aclosing(_Base(self._deps.objects, source)) as base:
-            async for piece in rebuilt(recipe, base.copied, delta.literals()):
+        async with aclosing(rebuilt(recipe, partial(self._base, source), delta.literals())) as pieces:
+            async for piece in pieces:
                 for part in sink.cut(piece):
                     await asyncio.to_thread(reader.update, part)
                     await sink.take(part)
@@ -93,6 +91,9 @@ class Composing:
         if reader.hexdigest() != entry.content_hash:
             raise MalformedError("The content has another hash than was announced")
         await sink.take(rest)
+
+    def _base(self, source: DeltaSource, wanted: Range) -> AsyncGenerator[bytes, None]:
+        return self._deps.objects.read(source.base_key, wanted.offset, wanted.length)
 
     async def _sink(self, session: Session, entry: Entry) -> "_Sink":
         """Return where the content goes; a multipart upload is the session's before a byte is in it."""
@@ -114,54 +115,6 @@ class Composing:
         if manifest is not None:
             key = manifest_key(session.namespace_id, entry.object_id)
             await self._deps.objects.put(key, b"".join(manifest.encode()))
-
-
-class _Base:
-    """Ranges of the base, read on in one stream while they follow each other."""
-
-    def __init__(self, objects: ObjectStore, source: DeltaSource) -> None:
-        self._objects = objects
-        self._source = source
-        self._stream: AsyncIterator[bytes] | None = None
-        self._at = 0
-        self._rest = b""
-
-    async def copied(self, wanted: Range) -> AsyncIterator[bytes]:
-        """Yield the bytes of a range. Raises `NotFoundError`, `MalformedError` (the base is shorter)."""
-        async for _ in self._taken(await self._gap_before(wanted.offset)):
-            pass
-        async for piece in self._taken(wanted.length):
-            yield piece
-
-    async def _gap_before(self, offset: int) -> int:
-        """Return how many bytes of the stream come before `offset`; a new one begins right there."""
-        if self._stream is not None and 0 <= offset - self._at <= _SKIP:
-            return offset - self._at
-        await self.aclose()
-        length = self._source.base_size - offset
-        self._stream, self._at = self._objects.read(self._source.base_key, offset, length), offset
-        return 0
-
-    async def _taken(self, count: int) -> AsyncIterator[bytes]:
-        while count:
-            if not self._rest:
-                self._rest = await self._next()
-            piece, self._rest = self._rest[:count], self._rest[count:]
-            self._at += len(piece)
-            count -= len(piece)
-            yield piece
-
-    async def _next(self) -> bytes:
-        piece = None if self._stream is None else await anext(self._stream, None)
-        if piece is None:
-            raise MalformedError("The base is shorter than its version says")
-        return piece
-
-    async def aclose(self) -> None:
-        """Let go of the connection."""
-        stream, self._stream, self._rest = self._stream, None, b""
-        if isinstance(stream, AsyncGenerator):
-            await stream.aclose()
 
 
 @dataclass(slots=True)
