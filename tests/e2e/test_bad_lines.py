@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -108,6 +109,14 @@ def check_sent(line: FaultyStore, device: Device, report: dict[str, Any]) -> Non
     assert states == ["committed"]
 
 
+def check_stored(line: FaultyStore, device: Device) -> None:
+    """What the store gives back, over a good line, is the file."""
+    line.reset()
+    link = device.get(f"/v1/files/{device.ls()[NAME]['id']}/download")["url"]
+    with urlopen(link, timeout=60) as answer:  # noqa: S310 - our own store
+        assert hashlib.file_digest(answer, "sha256").hexdigest() == content_hash(device.path(NAME))
+
+
 def check_arrives(line: FaultyStore, account: Account, device: Device) -> None:
     """Another device gets the same bytes, over a good line."""
     line.reset()
@@ -134,14 +143,12 @@ UP: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("what", UP)
-def test_an_upload_arrives_once_though(
-    what: str, line: FaultyStore, sender: Device, account: Account
-) -> None:
-    line.play(Rule(part(2, 5, PARTS), UP[what], times=3))
+def test_an_upload_arrives_once_though(what: str, line: FaultyStore, sender: Device) -> None:
+    line.play(*(Rule(part(number), UP[what]) for number in (2, 5, PARTS)))
     report = send(sender)
     assert sum(one.spoilt for one in line.parts()) >= 3, "the faults were met"
     check_sent(line, sender, report)
-    check_arrives(line, account, sender)
+    check_stored(line, sender)
 
 
 def test_78_a_url_that_expires_under_a_part_is_asked_for_anew_and_other_parts_are_kept(
@@ -154,7 +161,7 @@ def test_78_a_url_that_expires_under_a_part_is_asked_for_anew_and_other_parts_ar
     check_sent(line, sender, report)
 
 
-@pytest.mark.parametrize("seed", [791, 792, 793])
+@pytest.mark.parametrize("seed", [790, 802, 822])
 def test_79_an_upload_succeeds_though_a_third_of_the_requests_fail(
     seed: int, line: FaultyStore, sender: Device, account: Account
 ) -> None:
@@ -163,32 +170,33 @@ def test_79_an_upload_succeeds_though_a_third_of_the_requests_fail(
     line.play(Chance(seed, 0.3, faults, part()))
     report = send(sender)
     print(f"seed {seed}: {tally_of(line.parts())}")
+    assert sum(one.spoilt for one in line.parts()) >= 3, "this seed has something to tell"
     check_sent(line, sender, report)
     check_arrives(line, account, sender)
 
 
 def test_80_an_error_inside_a_success_of_joining_the_parts_is_no_success(
-    line: FaultyStore, sender: Device, account: Account
+    line: FaultyStore, sender: Device
 ) -> None:
     line.play(Rule(joining, ERROR_IN_SUCCESS, times=4))
     report = send(sender)
     assert sum(len(one.faults) for one in line.others()) == 4, "the driver's own repeats did not hide it"
     check_sent(line, sender, report)
-    check_arrives(line, account, sender)
+    check_stored(line, sender)
 
 
 def test_81_when_the_answer_of_joining_the_parts_is_lost_one_version_comes_of_it(
-    line: FaultyStore, sender: Device, account: Account
+    line: FaultyStore, sender: Device
 ) -> None:
     line.play(Rule(joining, Reset("after"), times=3))
     report = send(sender)
     assert sum(len(one.faults) for one in line.others()) >= 1
     check_sent(line, sender, report)
-    check_arrives(line, account, sender)
+    check_stored(line, sender)
 
 
 def test_83_bits_flipped_on_the_way_up_never_become_a_part_of_the_file(
-    line: FaultyStore, sender: Device, account: Account
+    line: FaultyStore, sender: Device
 ) -> None:
     line.play(Chance(83, 0.4, [FlippedUp()], part()), Rule(part(1), FlippedUp()))
     report = send(sender)
@@ -196,7 +204,7 @@ def test_83_bits_flipped_on_the_way_up_never_become_a_part_of_the_file(
     assert damaged
     assert all(one.acknowledged == 1 for one in line.parts()), "the store took no damaged part"
     check_sent(line, sender, report)
-    check_arrives(line, account, sender)
+    check_stored(line, sender)
 
 
 def test_85_when_the_line_comes_and_goes_what_the_store_acknowledged_is_not_sent_again(
@@ -218,7 +226,7 @@ def test_85_when_the_line_comes_and_goes_what_the_store_acknowledged_is_not_sent
 
 
 def test_a_store_that_stays_away_is_an_error_of_this_run_and_the_next_one_sends_the_rest(
-    line: FaultyStore, sender: Device, account: Account
+    line: FaultyStore, sender: Device
 ) -> None:
     line.play(Rule(part(*range(4, PARTS + 1)), INTERNAL_ERROR, times=10_000))
     report = send(sender, expect=None, transfer_retry_seconds=2.0)
@@ -231,7 +239,7 @@ def test_a_store_that_stays_away_is_an_error_of_this_run_and_the_next_one_sends_
     assert report["uploaded_bytes"] == SIZE - sum(PART for number in held if number != PARTS)
     assert all(one.delivered == 1 for one in line.parts())
     assert len(sender.ask("versions", NAME)["items"]) == 1
-    check_arrives(line, account, sender)
+    check_stored(line, sender)
 
 
 # Down -----------------------------------------------------------------------------------------
@@ -278,7 +286,7 @@ def fetch(line: FaultyStore, receiver: Device, sender: Device) -> None:
     again = sum(one.down for one in line.reads()) - SIZE
     spoilt = sum(one.spoilt for one in line.reads())
     print(f"{spoilt} faults cost {again / MIB:.1f} MiB: {tally_of(line.reads())}")
-    assert again <= spoilt * 2 * PART, "a fault costs at most what it spoilt and what was under way"
+    assert again <= spoilt * PART, "a fault costs at most the range that it spoilt"
 
 
 DOWN: dict[str, Fault] = {
@@ -307,7 +315,7 @@ def test_a_download_arrives_whole_though(
     assert sum(one.spoilt for one in line.reads()) >= 1, "the fault was met"
 
 
-@pytest.mark.parametrize("seed", [794, 795])
+@pytest.mark.parametrize("seed", [790, 809])
 def test_79_a_download_succeeds_though_a_third_of_the_requests_fail(
     seed: int, line: FaultyStore, receiver: Device, sender: Device
 ) -> None:
@@ -321,6 +329,7 @@ def test_79_a_download_succeeds_though_a_third_of_the_requests_fail(
     ]
     line.play(Chance(seed, 0.3, faults, read))
     fetch(line, receiver, sender)
+    assert sum(one.spoilt for one in line.reads()) >= 3, "this seed has something to tell"
 
 
 def test_85_when_the_line_comes_and_goes_what_has_arrived_is_not_fetched_again(
@@ -334,4 +343,5 @@ def test_85_when_the_line_comes_and_goes_what_has_arrived_is_not_fetched_again(
     assert line.outages >= 2
     assert hash_of(receiver.path(NAME).read_bytes()) == wanted
     again = sum(one.down for one in line.reads()) - SIZE
-    assert again <= line.outages * 4 * PART, "an outage costs at most the ranges under way"
+    print(f"{line.outages} outages cost {again / MIB:.1f} MiB")
+    assert again <= line.outages * PART, "an outage costs at most what was on its way, not what had arrived"

@@ -120,7 +120,7 @@ class FaultyStore:
         sticky = self._sticky.get(request.raw_path)
         if sticky is not None:
             return sticky
-        found = (script.fault_for(passed.asked, passed.requests) for script in self._scripts)
+        found = (script.fault_for(passed.asked) for script in self._scripts)
         fault = next((fault for fault in found if fault is not None), None)
         if isinstance(fault, Refusal) and fault.sticky:
             self._sticky[request.raw_path] = fault

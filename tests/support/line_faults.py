@@ -151,31 +151,34 @@ class Rule:
     fault: Fault
     times: int = 1
 
-    def fault_for(self, asked: Asked, _nth: int) -> Fault | None:
-        """Return the fault of the `nth` request for the same bytes, or None."""
+    def fault_for(self, asked: Asked) -> Fault | None:
+        """Return the fault that a request meets, or None."""
         if self.times < 1 or not self.match(asked):
             return None
         self.times -= 1
         return self.fault
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chance:
-    """A share of the requests meets a fault. What happens to which depends on the seed alone.
+    """A share of the requests meets a fault: the n-th that matches has a fate that the seed decides.
 
-    The n-th request for the same bytes has the same fate however requests interleave.
+    Which request is the n-th depends on how they interleave, so a seed repeats how often what
+    happens, and nearly where.
     """
 
     seed: int
     share: float
     faults: Sequence[Fault]
     match: Match
+    matched: int = 0
 
-    def fault_for(self, asked: Asked, nth: int) -> Fault | None:
+    def fault_for(self, asked: Asked) -> Fault | None:
         """See `Rule.fault_for`."""
         if not self.match(asked):
             return None
-        random = Random(f"{self.seed} {asked.part} {asked.range} {nth}")
+        self.matched += 1
+        random = Random(f"{self.seed} {self.matched}")
         return random.choice(self.faults) if random.random() < self.share else None
 
 
