@@ -24,7 +24,7 @@ from agent.guard import (
     mass_deletion_halt,
     root_halt,
 )
-from agent.leftovers import rescue_leftovers
+from agent.leftovers import Expected, rescue_leftovers
 from agent.manifests import Manifests
 from agent.model import Trouble
 from agent.observer import Observer
@@ -262,8 +262,9 @@ class Engine:
         """Look at what the last run left in the agent's own folder; once, on a known root."""
         self._check_root()
         with self._about_root():
+            expected = Expected.by(self._parts.state)
             rescued = await asyncio.to_thread(
-                rescue_leftovers, self._parts.disk, self._parts.state, self.work
+                rescue_leftovers, self._parts.disk, expected, self.work.keep_name
             )
             self.observer.dirty |= set(rescued)
             await asyncio.to_thread(self._parts.disk.sweep_trash, clock.now())

@@ -7,27 +7,48 @@ on or on the server, and otherwise given back to the user as a conflicted copy i
 that was whole and being installed is a download again, so that nothing of it has to travel twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from agent.disk import Disk, DiskError, Leftover
-from agent.executor.work import Work
-from agent.model import LocalKind
+from agent.model import LocalKind, RemoteNode, SyncedNode
 from agent.state import State
 from libs.runtime.logs import get_logger
 
 log = get_logger("leftovers")
 
 
-def rescue_leftovers(disk: Disk, state: State, work: Work) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the memory says of leftovers. Only the thread that owns the memory can ask it."""
+
+    known: frozenset[str]
+    """Hashes of files and targets of links that are agreed on or on the server."""
+    wanted: Mapping[str, str]
+    """What is still to be fetched: the name of the partial download → its SHA-256."""
+    complete: bool
+    """Whether the remote tree was ever read to its end, so that absence in it means something."""
+
+    @classmethod
+    def by(cls, state: State) -> "Expected":
+        """Ask the memory."""
+        nodes: tuple[SyncedNode | RemoteNode, ...] = (*state.synced.values(), *state.remote.values())
+        agreed = {(node.id, node.content_hash) for node in state.synced.values()}
+        wanted = {
+            f"{node.id}.{node.version_id}": node.content_hash
+            for node in state.remote.values()
+            if node.content_hash is not None and (node.id, node.content_hash) not in agreed
+        }
+        known = frozenset(node.content_hash or node.symlink_target or "" for node in nodes)
+        return cls(known, wanted, state.get("cursor") is not None)
+
+
+def rescue_leftovers(disk: Disk, expected: Expected, keep_name: Callable[[str], str]) -> list[str]:
     """Settle every leftover; return the paths of what was given back. Blocks."""
-    known = {node.content_hash or node.symlink_target or "" for node in state.synced.values()}
-    known |= {node.content_hash or node.symlink_target or "" for node in state.remote.values()}
-    leftovers = disk.leftover_temps()
-    wanted = _wanted(state)
     rescued = []
-    for leftover in sorted(leftovers, key=lambda leftover: not leftover.private):
+    for leftover in sorted(disk.leftover_temps(), key=lambda leftover: not leftover.private):
         try:
-            path = _settle(disk, leftover, known, wanted, work)
+            path = _settle(disk, leftover, expected, keep_name)
         except DiskError as error:
             log.warning("a leftover stays", name=leftover.name, code=error.code, detail=error.detail)
             continue
@@ -36,41 +57,31 @@ def rescue_leftovers(disk: Disk, state: State, work: Work) -> list[str]:
     return rescued
 
 
-def _wanted(state: State) -> dict[str, str]:
-    """Return what is still to be fetched: the name of the partial download → its SHA-256."""
-    agreed = {(node.id, node.content_hash) for node in state.synced.values()}
-    return {
-        f"{node.id}.{node.version_id}": node.content_hash
-        for node in state.remote.values()
-        if node.content_hash is not None and (node.id, node.content_hash) not in agreed
-    }
-
-
 def _settle(
-    disk: Disk, leftover: Leftover, known: set[str], wanted: Mapping[str, str], work: Work
+    disk: Disk, leftover: Leftover, expected: Expected, keep_name: Callable[[str], str]
 ) -> str | None:
     if leftover.worthless or leftover.second:
         disk.discard_temp(leftover.name)
         return None
     if not leftover.private:
-        _settle_download(disk, leftover, wanted, work)
+        _settle_download(disk, leftover, expected)
         return None
     content = disk.temp_content(leftover)
-    if content is not None and (content in known or leftover.is_as_prepared(content)):
-        _settle_known(disk, leftover, content, wanted)
+    if content is not None and (content in expected.known or leftover.is_as_prepared(content)):
+        _settle_known(disk, leftover, content, expected.wanted)
         return None
-    path = work.keep_name(f"recovered-{leftover.name.split('.')[1]}")
+    path = keep_name(f"recovered-{leftover.name.split('.')[1]}")
     disk.rescue_temp(leftover.name, path)
     log.warning("something of an interrupted run was given back", path=path)
     return path
 
 
-def _settle_download(disk: Disk, leftover: Leftover, wanted: Mapping[str, str], work: Work) -> None:
+def _settle_download(disk: Disk, leftover: Leftover, expected: Expected) -> None:
     """Drop what is not wanted any more, and a journal whose download is in its place."""
-    stays = (leftover.download or leftover.name) in wanted
+    stays = (leftover.download or leftover.name) in expected.wanted
     if leftover.download is not None and not disk.has_temp(leftover.download):
         stays = False
-    if not stays and state_is_complete(work):
+    if not stays and expected.complete:
         disk.discard_temp(leftover.name)
 
 
@@ -82,8 +93,3 @@ def _settle_known(disk: Disk, leftover: Leftover, content: str, wanted: Mapping[
                 disk.return_temp(leftover.name, name)
                 return
     disk.discard_temp(leftover.name)
-
-
-def state_is_complete(work: Work) -> bool:
-    """Whether the remote tree was ever read to its end, so that absence in it means something."""
-    return work.state.get("cursor") is not None

@@ -2,15 +2,16 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent import leftovers
 from agent.disk import Disk
 from agent.executor.work import Work
-from agent.leftovers import rescue_leftovers
+from agent.leftovers import Expected, rescue_leftovers
 from agent.model import Kind, RemoteNode, SyncedNode
 from agent.settings import Settings
 from agent.state import State
@@ -39,12 +40,16 @@ class Scene:
             ]
         )
         self.state.put("cursor", "read to its end")
+        assert Expected.by(self.state).complete
+        self.complete = True
 
     def rescue(self) -> tuple[set[str], set[str]]:
         """Settle all; return what was given back, and what stays."""
         none: Any = None
         work = Work(self.state, self.disk, none, none, Settings(home=self.root.parent), "laptop")
-        rescue_leftovers(self.disk, self.state, work)
+        expected = replace(Expected.by(self.state), complete=self.complete)
+        with ThreadPoolExecutor(1) as pool:  # as the engine does: the memory cannot be asked from there
+            pool.submit(rescue_leftovers, self.disk, expected, work.keep_name).result()
         given = {self._shown(path) for path in self.root.iterdir() if path.name != ".lockstep"}
         return given, {path.name for path in self.tmp.iterdir()}
 
@@ -112,10 +117,8 @@ def test_a_journal_whose_download_is_in_its_place_is_dropped(scene: Scene) -> No
     assert scene.rescue() == (set(), set())
 
 
-def test_no_download_is_dropped_before_the_remote_tree_was_read_to_its_end(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leftovers, "state_is_complete", lambda _work: False)
+def test_no_download_is_dropped_before_the_remote_tree_was_read_to_its_end(scene: Scene) -> None:
+    scene.complete = False
     names = {f"{NODE}.{'d' * 24}", f"{NODE}.{'d' * 24}.ranges"}
     for name in names:
         (scene.tmp / name).write_text("of a version that may be wanted")
