@@ -162,6 +162,7 @@ class RangedDownload:
             while piece := await reading.piece():
                 room -= len(piece)
                 if room < 0:
+                    self._channel.tally.lost(held)
                     raise _WrongAnswerError
                 self._channel.tally.received(len(piece))
                 self._channel.patience.succeeded()

@@ -121,6 +121,19 @@ MUTANTS: Final[dict[str, Mutant]] = {
         '        raise LocalError(code="changed")\n',
         "",
     ),
+    "a download in ranges is not verified": Mutant(
+        "agent/transfer/download.py",
+        "            if digest == item.content_hash:\n",
+        "            if True:\n",
+    ),
+    "an answer is taken for a range whatever it is": Mutant(
+        "agent/transfer/ranged.py",
+        "        if not right or reading.length not in {None, end - first}:\n",
+        "        if False:\n",
+    ),
+    "the journal of a download is believed": Mutant(
+        "agent/transfer/ranges.py", "        if hasher.digest() != expected:\n", "        if False:\n"
+    ),
     "a download is not verified": Mutant(
         "agent/transfer/download.py", "        if digest != item.content_hash:\n", "        if False:\n"
     ),
