@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     """Small files at once, in each direction."""
     part_parallel: int = Field(default=8, ge=1, le=8)
     """Parts of large files at once, at most, in each direction; how many are depends on what it brings."""
+    delta: bool = True
+    """Whether of an edited large file only the difference travels, where that saves half or more."""
     url_batch: int = Field(default=8, ge=1, le=500)
     """Part URLs fetched at once, just in time."""
 

@@ -33,7 +33,6 @@ from agent.executor.downloads import Downloads
 from agent.executor.downloads import is_large as is_large_download
 from agent.executor.tree import TreeChanges
 from agent.executor.uploads import Uploads
-from agent.executor.uploads import is_large as is_large_upload
 from agent.executor.work import Tally, Work, log
 from agent.transfer import Direction
 from libs.contracts.errors import LockstepError
@@ -140,10 +139,11 @@ class Executor:
 
     async def _upload(self, tree: TreeChanges, actions: Sequence[Upload]) -> None:
         uploads = Uploads(self._work, tree)
-        small = [action for action in actions if not is_large_upload(action)]
+        alone = uploads.alone(actions)
+        small = [action for action in actions if action.entry.path not in alone]
         await uploads.send_small(small[:_SLICE])
         for action in actions:
-            if is_large_upload(action):
+            if action.entry.path in alone:
                 key = action.entry.content_hash or action.entry.path
                 moving = self._moving(action.entry.path, "uploading", action.entry.stat.size)
                 self._beside(action.entry.path, key, moving, partial(uploads.send_large, action))

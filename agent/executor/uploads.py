@@ -14,11 +14,12 @@ from typing import Final
 from agent.actions import Upload
 from agent.disk import DiskError
 from agent.errors import LocalError
+from agent.executor.difference import FEW
 from agent.executor.tree import TreeChanges
 from agent.executor.work import Work, agreed, row_of, within_64_bits
 from agent.model import LocalEntry, RemoteNode, SyncedNode
 from agent.parts import PartMemory
-from agent.transfer import LargeSource, SmallOutcome, SmallSource, SmallUpload, split_batches
+from agent.transfer import DeltaBase, LargeSource, SmallOutcome, SmallSource, SmallUpload, split_batches
 from agent.transfer.retry import together
 from libs.contracts.api import CompleteItem
 from libs.contracts.errors import (
@@ -193,7 +194,8 @@ class Uploads:
             with self._work.disk.open_for_read(entry.path) as (fd, stat):
                 if not stat.same_content_signs(entry.stat):
                     raise LocalError(code="changed")
-                row = await self._work.transfer.commit_large(self._large_source(entry, fd), target)
+                source = replace(self._large_source(entry, fd), delta=await self._difference(action))
+                row = await self._work.transfer.commit_large(source, target)
         except DiskError as error:
             self._work.disk_failed(entry.path, error)
         except (LocalError, ConflictError, NotFoundError, QuotaError, InvalidRequestError) as error:
@@ -202,6 +204,19 @@ class Uploads:
             with self._work.state.transaction():
                 self._work.state.parts.forget(entry.content_hash or "")
                 self._settle(action, ItemResult(index=0, row=row))
+
+    async def _difference(self, action: Upload) -> DeltaBase | None:
+        found = self._work.differences
+        return None if found is None else await asyncio.to_thread(found.base_of, action)
+
+    def alone(self, actions: Sequence[Upload]) -> set[str]:
+        """Return the paths of those that travel by themselves: large ones, and few with a difference."""
+        large = {action.entry.path for action in actions if is_large(action)}
+        found = self._work.differences
+        if found is None:
+            return large
+        edited = [action.entry.path for action in actions if found.may_save(action)]
+        return large | set(edited) if len(edited) <= FEW else large
 
     def _large_source(self, entry: LocalEntry, fd: int) -> LargeSource:
         content_hash = entry.content_hash or ""

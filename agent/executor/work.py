@@ -12,6 +12,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from agent import clock
 from agent.disk import Disk, DiskError, MismatchError
+from agent.executor.difference import Differences
 from agent.manifests import Manifests
 from agent.model import FileStat, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
 from agent.remote import Api
@@ -125,6 +126,13 @@ class Work:
             self.state.put(_THROUGHPUT, str(int(self.transfer.upload_rate)))
         kept = self.state.get(_THROUGHPUT)
         return None if kept is None else int(kept)
+
+    @property
+    def differences(self) -> Differences | None:
+        """What finds the versions that edited files differ little from."""
+        if self.manifests is None or not self.settings.delta:
+            return None
+        return Differences(self.manifests, self.state, self.settings.folder)
 
     # Notes --------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Bytes to and from S3, by presigned requests, in bounded memory: `Transfer`."""
 
+from agent.transfer.delta import DeltaBase
 from agent.transfer.facade import Transfer, open_transfer
 from agent.transfer.large import LargeSource, LargeUpload
 from agent.transfer.ranges import in_ranges
@@ -7,6 +8,7 @@ from agent.transfer.small import SmallOutcome, SmallSource, SmallUpload, split_b
 from agent.transfer.tally import Direction, Moving, Tally
 
 __all__ = [
+    "DeltaBase",
     "Direction",
     "LargeSource",
     "LargeUpload",

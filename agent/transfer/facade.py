@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 
@@ -21,7 +22,14 @@ from libs.contracts.errors import ConflictError
 from libs.contracts.tree import CommitTarget, NodeRow
 
 _SEND_AGAIN = frozenset(
-    {"parts_missing", "bytes_missing", "object_gone", "upload_not_open", "commit_pending"}
+    {
+        "parts_missing",
+        "bytes_missing",
+        "object_gone",
+        "upload_not_open",
+        "commit_pending",
+        "delta_refused",
+    }
 )
 _MAX_SENDS = 3
 
@@ -67,6 +75,8 @@ class Transfer:
     async def commit_large(self, source: LargeSource, target: CommitTarget) -> NodeRow:
         """Send one file and commit it; what the server then finds missing is sent again.
 
+        A delta that turns out not to give the content is followed by the whole.
+
         Raises as `upload_large`, and `ConflictError` with what the commit was refused for.
         """
         sends = 0
@@ -78,6 +88,9 @@ class Transfer:
             except ConflictError as error:
                 if error.code not in _SEND_AGAIN or sends >= _MAX_SENDS:
                     raise
+                if error.code == "delta_refused" and source.delta is not None:
+                    source.delta.refused()
+                    source = replace(source, delta=None)
 
     async def download(self, item: Download, fd: int, journal: int | None = None) -> str:
         """Fetch into the file `fd` (open for reading and writing) and return its SHA-256.

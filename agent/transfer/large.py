@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 from agent.errors import LocalError
 from agent.transfer.channel import Channel
+from agent.transfer.delta import DeltaBase, Packed, packed
 from agent.transfer.lanes import Lanes
 from agent.transfer.retry import DamagedError, repeat, side_by_side
 from agent.transfer.small import display_path
@@ -90,6 +91,8 @@ class LargeSource:
     unchanged: Callable[[], bool] = _unchanged
     notes: PartNotes = field(default_factory=NoNotes)
     throughput: int | None = None
+    delta: DeltaBase | None = None
+    """How the file is made of a version that the server has, where that is less to send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +151,29 @@ class LargeUploads:
         await self._channel.api.abort_upload(error.upload_id)
 
     async def _send(self, source: LargeSource) -> LargeUpload:
-        session = await self._open(source)
+        async with packed(source.delta, source.fd, source.size) as delta:
+            session = await self._open(source, delta)
+            await self._send_bytes(session, source, delta)
+        if not await asyncio.to_thread(source.unchanged):
+            raise LocalError(code="changed")
+        self._channel.tally.file_done()
+        stored = session.entries[0].mode is UploadMode.STORED
+        return LargeUpload(session.id, session.part_size, stored)
+
+    async def _send_bytes(self, session: Upload, source: LargeSource, delta: Packed | None) -> None:
         entry = session.entries[0]
-        if entry.mode is UploadMode.PUT and entry.put is not None:
+        if entry.mode is UploadMode.DELTA and delta is not None and entry.put is not None:
+            offer = LargeSource(
+                source.path, delta.size, delta.offer.sha256, delta.file.fileno(), source.unchanged
+            )
+            await self._send_whole(session.id, entry.put, offer)
+            self._channel.tally.settled(source.size - delta.size)
+        elif entry.mode is UploadMode.PUT and entry.put is not None:
             await self._send_whole(session.id, entry.put, source)
         elif entry.mode is UploadMode.MULTIPART:
             await self._send_parts(session, source)
         else:
             self._channel.tally.settled(source.size)
-        if not await asyncio.to_thread(source.unchanged):
-            raise LocalError(code="changed")
-        self._channel.tally.file_done()
-        return LargeUpload(session.id, session.part_size, entry.mode is UploadMode.STORED)
 
     async def _send_parts(self, session: Upload, source: LargeSource) -> None:
         """Send what is missing, unless another device that works on the session ends it first."""
@@ -176,13 +190,14 @@ class LargeUploads:
             if now.state not in _WHOLE:
                 raise
 
-    async def _open(self, source: LargeSource) -> Upload:
+    async def _open(self, source: LargeSource, delta: Packed | None) -> Upload:
         """Open or join a session; one that is being committed elsewhere is waited for."""
         request = UploadRequest(
             content_hash=source.content_hash,
             size=source.size,
             path=display_path(source.path),
             throughput=source.throughput,
+            delta=None if delta is None else delta.offer,
         )
         session = await self._created(request)
         if session.state in _UNDER_WAY:
