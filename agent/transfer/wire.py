@@ -1,5 +1,6 @@
 """One request to S3 by a presigned URL, and what its answer means."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -113,6 +114,7 @@ class Wire:
         self.up = Pace(settings.limit_up or None)
         self.down = Pace(settings.limit_down or None)
         """What a reader of `get` takes from after each piece: the sender then slows down too."""
+        self._stall_seconds = settings.stall_seconds
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=settings.connect_timeout, sock_read=settings.stall_seconds
         )
@@ -153,7 +155,8 @@ class Wire:
                 if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
                     content = await response.content.read(_ERROR_BYTES)
                     raise refusal_of(response.status, content, response.headers)
-                yield Reading(response, self.down)
+                _leave_untimed(response)
+                yield Reading(response, self.down, self._stall_seconds)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _broken(error) from error
 
@@ -161,9 +164,10 @@ class Wire:
 class Reading:
     """An answer whose body is read piece by piece."""
 
-    def __init__(self, response: aiohttp.ClientResponse, pace: Pace) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, pace: Pace, stall_seconds: float) -> None:
         self._response = response
         self._pace = pace
+        self._stall_seconds = stall_seconds
         self.status = response.status
         self.length = response.content_length
         """Bytes of the body, if that is announced."""
@@ -172,14 +176,27 @@ class Reading:
     async def piece(self) -> bytes:
         """Return what comes next, 256 KiB at most, no faster than the pace; nothing at the end.
 
-        Raises `TransientError` when the body breaks off.
+        Raises `TransientError` when the body breaks off, or nothing comes for `stall_seconds`; the time
+        for which the pace has it wait does not count.
         """
         try:
-            piece = await self._response.content.read(self._pace.piece)
+            async with asyncio.timeout(self._stall_seconds):
+                piece = await self._response.content.read(self._pace.piece)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _broken(error) from error
         await self._pace.take(len(piece))
         return piece
+
+
+def _leave_untimed(response: aiohttp.ClientResponse) -> None:
+    """Have aiohttp not time the body by itself.
+
+    Its timer may run on when all of the body is here and only waits to be read, so that a limit would
+    look like a stall.
+    """
+    connection = response.connection
+    if connection is not None and connection.protocol is not None:
+        connection.protocol.read_timeout = None
 
 
 def refusal_of(status: int, content: bytes, headers: Mapping[str, str]) -> Exception:

@@ -195,5 +195,5 @@ def _response(answer: Answer, length: int | None = None) -> Any:
 
     return SimpleNamespace(
         status=answer.status, headers=answer.headers, read=read, content=SimpleNamespace(read=read),
-        content_length=announced,
+        content_length=announced, connection=None,
     )  # fmt: skip
