@@ -207,22 +207,26 @@ def test_83_bits_flipped_on_the_way_up_never_become_a_part_of_the_file(
     check_stored(line, sender)
 
 
-def test_85_when_the_line_comes_and_goes_what_the_store_acknowledged_is_not_sent_again(
-    line: FaultyStore, account: Account
+def test_85_when_the_network_comes_and_goes_what_the_store_acknowledged_is_not_sent_again(
+    line: FaultyStore, stack: Stack, account: Account
 ) -> None:
-    device = account.link("A", register=True)
-    device.write(NAME, Random(account.email).randbytes(12 * PART))
-    line.come_and_go(int(2.6 * PART), 0.5)
-    report = send(device, part_parallel=2)
-    print(f"{line.outages} outages, {sum(one.up for one in line.parts()) / MIB:.0f} MiB for 120")
-    assert line.outages >= 3
-    assert report["in_step"]
-    assert report["uploaded_bytes"] == 12 * PART
-    assert [one.delivered for one in line.parts()] == [1] * 12
-    lost = sum(one.up for one in line.parts()) - 12 * PART
-    assert lost <= line.outages * 2 * PART, "an outage costs at most the parts under way"
-    assert len(device.ask("versions", NAME)["items"]) == 1
-    check_arrives(line, account, device)
+    with faulty_store(stack.gateway_url) as gateway:
+        account.server = gateway.url
+        device = account.link("A", register=True)
+        device.write(NAME, Random(account.email).randbytes(12 * PART))
+        line.come_and_go(int(2.6 * PART), 0.5)
+        gateway.follow(line)
+        report = send(device, part_parallel=2)
+        outages, passed = line.outages, sum(one.up for one in line.parts())
+        print(f"{outages} outages, {passed / MIB:.0f} MiB for 120")
+        assert outages >= 3
+        assert report["in_step"]
+        assert report["uploaded_bytes"] == 12 * PART
+        assert [one.delivered for one in line.parts()] == [1] * 12
+        assert passed - 12 * PART <= outages * 2 * PART, "an outage costs at most the parts under way"
+        gateway.reset()
+        check_arrives(line, account, device)
+        assert len(device.ask("versions", NAME)["items"]) == 1
 
 
 def test_a_store_that_stays_away_is_an_error_of_this_run_and_the_next_one_sends_the_rest(

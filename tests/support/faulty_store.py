@@ -6,7 +6,8 @@ client sent it, because it is signed: the stack's S3 endpoints must be the proxy
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -71,6 +72,10 @@ class FaultyStore:
         """The line breaks each time so many bytes have passed, and is away for a while."""
         self._line = _Line(up_bytes, away_seconds)
 
+    def follow(self, other: "FaultyStore") -> None:
+        """Be away whenever the other is, as when both lie behind one network."""
+        self._line = other._line
+
     def reset(self) -> None:
         """A good line, and nothing counted."""
         self._scripts, self._sticky, self._passed = [], {}, {}
@@ -109,6 +114,7 @@ class FaultyStore:
         transport = request.transport
         self._transports.add(transport)
         try:
+            self._line.check()
             return await self._answer(request, passed, fault)
         except (_BrokenError, aiohttp.ClientError, ConnectionError, TimeoutError):
             _abort(request)
@@ -173,7 +179,7 @@ class FaultyStore:
         async for piece in request.content.iter_chunked(PIECE):
             if half is not None and done >= half:
                 raise _BrokenError
-            await self._line.carry(len(piece), self._break_all)
+            self._line.carry(len(piece), self._break_all)
             yield _flipped(piece, flip, done)
             done += len(piece)
             passed.up += len(piece)
@@ -192,7 +198,7 @@ class FaultyStore:
         async for piece in answer.content.iter_chunked(PIECE):
             if stop is not None and done >= stop:
                 await _stopped(request, fault)
-            await self._line.carry(len(piece), self._break_all)
+            self._line.carry(len(piece), self._break_all)
             await response.write(_flipped(piece, flip, done))
             done += len(piece)
             passed.down += len(piece)
@@ -234,15 +240,19 @@ class _Line:
         self._back_at = 0.0
         self.outages = 0
 
-    async def carry(self, count: int, break_all: Any) -> None:
+    def check(self) -> None:
+        """Raise `_BrokenError` while it is away."""
+        if time.monotonic() < self._back_at:
+            raise _BrokenError
+
+    def carry(self, count: int, break_all: Callable[[], None]) -> None:
+        """Take note of bytes; raise `_BrokenError` when they are the last for now."""
         if self._up_bytes is None:
             return
-        now = asyncio.get_running_loop().time()
-        if now < self._back_at:
-            raise _BrokenError
+        self.check()
         self._carried += count
         if self._carried >= self._up_bytes:
-            self._carried, self._back_at = 0, now + self._away_seconds
+            self._carried, self._back_at = 0, time.monotonic() + self._away_seconds
             self.outages += 1
             break_all()
             raise _BrokenError
