@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
+from botocore.exceptions import ClientError
 from pymongo import MongoClient
 
 from libs.mongo.names import OBJECTS
@@ -48,7 +49,14 @@ class Observer:
 
     def parts(self) -> dict[int, Sent]:
         """The parts that S3 holds of the one multipart upload, asked at S3 itself; none once it is joined."""
-        client, bucket = s3_client(self._env), self._env["LOCKSTEP_S3_BUCKET"]
+        try:
+            return self._parts(s3_client(self._env), self._env["LOCKSTEP_S3_BUCKET"])
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "NoSuchUpload":
+                raise
+            return {}
+
+    def _parts(self, client: Any, bucket: str) -> dict[int, Sent]:
         uploads = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
         if not uploads:
             return {}
