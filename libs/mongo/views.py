@@ -124,11 +124,11 @@ class Views:
         return max((row["updated_at"] for row in rows), default=None)
 
     async def reserved_bytes(self, user_id: str) -> int:
-        """Return the bytes of the user's open sessions."""
+        """Return the bytes that the user's open sessions will add: not those stored or committed already."""
         query = {"user_id": user_id, "state": {"$in": ["open", "completing", "committing"]}}
         with translated():
-            rows = await self._database[UPLOADS].find(query, {"size": 1}).to_list(None)
-        return sum(int(row["size"]) for row in rows)
+            rows = await self._database[UPLOADS].find(query, _RESERVING).to_list(None)
+        return sum(int(entry["size"]) for row in rows for entry in row["entries"] if _adds(entry))
 
     async def used_bytes(self, namespace_id: str) -> int:
         """Return the bytes of the namespace's live objects."""
@@ -165,6 +165,15 @@ class Views:
             with translated():
                 rows += await self._database[collection].find(query).to_list(None)
         return rows
+
+
+_RESERVING = {"entries.size": 1, "entries.mode": 1, "entries.result.index": 1, "entries.result.code": 1}
+
+
+def _adds(entry: Document) -> bool:
+    result = entry.get("result")
+    committed = result is not None and result.get("code") is None
+    return not committed and entry["mode"] != "stored"
 
 
 def part_row_id(upload_id: str, number: int) -> str:

@@ -26,11 +26,18 @@ class Held:
     def missing(self, session: Session, notes: Mapping[int, PartNote]) -> list[int]:
         """Return the numbers of parts that are not there, or not those whose digest was fixed."""
         numbers = range(1, session.parts_total + 1)
-        return [number for number in numbers if not self._is_there(number, notes.get(number))]
+        return [
+            number
+            for number in numbers
+            if number not in notes
+            or (part := self.parts.get(number)) is None
+            or not self.is_right(part, notes)
+        ]
 
-    def _is_there(self, number: int, note: PartNote | None) -> bool:
-        part = self.parts.get(number)
-        return part is not None and note is not None and part.sha256 in {None, note.digest}
+    def is_right(self, part: StoredPart, notes: Mapping[int, PartNote]) -> bool:
+        """Say whether a part has the digest that was fixed for it, as far as S3 lists one."""
+        note = notes.get(part.number)
+        return note is None or part.sha256 in {None, note.digest}
 
 
 class Multiparts:
@@ -112,12 +119,15 @@ class Multiparts:
             return False
         return True
 
-    async def rows(self, session: Session, held: Held) -> list[PartRow]:
-        """Return the parts as the API shows them."""
+    async def rows(self, session: Session, held: Held, *, reconcile: bool = False) -> list[PartRow]:
+        """Return the parts as the API shows them; `reconcile`: note those as done that S3 holds."""
         notes = await self._deps.parts.of(session)
         if held.joined:
             return _all_rows(session, notes)
-        return [_row(part, notes) for _, part in sorted(held.parts.items())]
+        rows = [_row(part, notes) for _, part in sorted(held.parts.items()) if held.is_right(part, notes)]
+        if reconcile:
+            await self._deps.parts.reconcile(session, {row.number for row in rows}, notes)
+        return rows
 
 
 def _fits(session: Session, part: StoredPart) -> bool:

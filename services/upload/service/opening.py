@@ -157,7 +157,8 @@ class Opening:
             await self._multiparts.let_go(session)
             session = wished
         now, expires_at = self._deps.now(), self._deps.expiry()
-        await self._deps.sessions.touch(session.id, owner.device, now, expires_at)
+        if not await self._deps.sessions.touch(session.id, owner.device, now, expires_at):
+            return None
         joined = replace(session, device=owner.device, updated_at=now, expires_at=expires_at)
         return (await self._shown(joined)).model_copy(update={"joined": True})
 
@@ -176,6 +177,6 @@ class Opening:
     async def _shown(self, session: Session) -> Upload:
         if session.multipart:
             session, held = await self._multiparts.revived(session)
-            return shown(session, parts=await self._multiparts.rows(session, held))
+            return shown(session, parts=await self._multiparts.rows(session, held, reconcile=True))
         to_send = [entry for entry in session.entries if entry.needs_put()]
         return shown(session, puts=await presign_puts(self._deps.objects, to_send))

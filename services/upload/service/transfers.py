@@ -68,7 +68,9 @@ class Transfers:
         return shown(after)
 
     async def _touch(self, session: Session, device: Device) -> None:
-        await self._deps.sessions.touch(session.id, device, self._deps.now(), self._deps.expiry())
+        """Keep the session alive. Raises `ConflictError`: URLs of one that has ended lead nowhere."""
+        if not await self._deps.sessions.touch(session.id, device, self._deps.now(), self._deps.expiry()):
+            raise ConflictError(code="upload_not_open")
 
 
 def _check_open(session: Session) -> None:

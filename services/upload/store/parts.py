@@ -1,7 +1,7 @@
 """The collection `upload_parts`: one row per part of a multipart session."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -109,6 +109,27 @@ class PartStore:
 
         await self._outbox.transact(body)
 
+    async def reconcile(self, session: Session, held: Collection[int], notes: Mapping[int, PartNote]) -> None:
+        """Note parts that S3 holds as done, and how many that makes.
+
+        A device may die after S3 has a part and before it could say so. What was said to be done
+        and is not listed stays so: it may have been sent after the listing (`lost` mends the rest).
+        """
+        late = [number for number, note in notes.items() if number in held and not note.done]
+        if not late and session.parts_done == sum(note.done for note in notes.values()):
+            return
+
+        async def body(transaction: Transaction) -> None:
+            for start in range(0, len(late), _PIECE):
+                keys = [part_row_id(session.id, number) for number in late[start : start + _PIECE]]
+                done = {"$set": {"done": True}}
+                await self._collection.update_many({"_id": {"$in": keys}}, done, session=transaction.session)
+            query = {"upload_id": session.id, "done": True}
+            now_done = await self._collection.count_documents(query, session=transaction.session)
+            await self._sessions.set_parts_done(session.id, now_done, transaction.session)
+
+        await self._outbox.transact(body)
+
     async def reset(self, session: Session) -> None:
         """Note that no part is done: what S3 held of them is gone."""
         with translated():
@@ -142,6 +163,8 @@ class PartStore:
 
 
 _DUPLICATE = 11000
+_PIECE = 50
+"""Rows named in one update: the embedded default compares each row it finds with the whole list."""
 _WINDOW = 1000
 """Rows of one step of a walk through all of them."""
 

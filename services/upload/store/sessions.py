@@ -7,6 +7,7 @@ from typing import Any, Final
 from pymongo.errors import DuplicateKeyError
 
 from libs.contracts.api import UploadState
+from libs.contracts.errors import ConflictError
 from libs.contracts.events import EventData
 from libs.mongo.client import Database, Document, translated
 from libs.mongo.client import Session as MongoSession
@@ -85,8 +86,8 @@ class SessionStore:
         with translated():
             return (await self._collection.update_one(query, update)).matched_count == 1
 
-    async def touch(self, session_id: str, device: Device, now: datetime, expires_at: datetime) -> None:
-        """Note that a device works on an open session; it lives longer then."""
+    async def touch(self, session_id: str, device: Device, now: datetime, expires_at: datetime) -> bool:
+        """Note that a device works on an open session, which lives longer then; False: it is not open."""
         update = {
             "$addToSet": {"devices": device.id},
             "$set": {
@@ -96,20 +97,28 @@ class SessionStore:
                 "expires_at": expires_at,
             },
         }
-        await self._update({"_id": session_id, "state": UploadState.OPEN.value}, update, None)
+        return await self._update({"_id": session_id, "state": UploadState.OPEN.value}, update, None)
 
     async def drop_device(self, session_id: str, device_id: str) -> None:
         """Forget that a device took part."""
         await self._update({"_id": session_id}, {"$pull": {"devices": device_id}}, None)
 
     async def count_part(self, session_id: str, count: int, now: datetime, session: MongoSession) -> Session:
-        """Count parts as done, in a transaction, and return the session after it."""
+        """Count parts as done, in a transaction, and return the session after it.
+
+        Raises `ConflictError` "upload_not_open": what has ended makes no progress any more.
+        """
         update = {"$inc": {"parts_done": count}, "$set": {"updated_at": now}}
-        await self._update({"_id": session_id}, update, session)
+        if not await self._update({"_id": session_id, "state": UploadState.OPEN.value}, update, session):
+            raise ConflictError(code="upload_not_open")
         document = await self._collection.find_one({"_id": session_id}, session=session)
         if document is None:
             raise LookupError(session_id)
         return to_session(document)
+
+    async def set_parts_done(self, session_id: str, count: int, session: MongoSession) -> None:
+        """Write how many parts are done, in a transaction."""
+        await self._update({"_id": session_id}, {"$set": {"parts_done": count}}, session)
 
     async def uncount_parts(self, session_id: str, count: int, session: MongoSession) -> None:
         """Take back, in a transaction, parts that were counted as done."""
