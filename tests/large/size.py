@@ -16,6 +16,8 @@ _GIB: Final = 1 << 30
 _MARGIN: Final = _GIB
 _IN_FLIGHT: Final = 5 * 8
 """Parts that five processes with eight lanes each may leave in S3 half sent."""
+_S3_CLAIMS: Final = 7 * _GIB
+"""SeaweedFS reserves seven volumes of 1 GiB for its own notes and takes no data where they would not fit."""
 _S3_KEEPS_FREE: Final = 0.01
 """SeaweedFS takes nothing more once less than this share of the disk is free."""
 
@@ -60,11 +62,11 @@ def shape_of(size: int | None, parts: int | None, part_size: int | None) -> Shap
 
 
 def needed(shape: Shape, folder: Path, *, download: bool) -> int:
-    """Bytes that the run takes of the disk that `folder` is on, at its peak."""
+    """Bytes that the run takes of the disk that `folder` is on, at its peak, or that must be free for it."""
     copies = 2 if download else 1
     source = -(-shape.size // MIB) * BLOCK
     lost = min(_IN_FLIGHT * shape.part_size, copies * shape.size)
-    kept = int(shutil.disk_usage(folder).total * _S3_KEEPS_FREE)
+    kept = int(shutil.disk_usage(folder).total * _S3_KEEPS_FREE) + _S3_CLAIMS
     return copies * shape.size + source + lost + kept + _MARGIN
 
 
@@ -74,7 +76,7 @@ def check_room(shape: Shape, folder: Path, *, download: bool) -> str:
     copies = "S3's copy and the second device's" if download else "S3's copy"
     said = (
         f"{need / _GIB:.1f} GiB are needed in {folder} ({copies}: {shape.size / _GIB:.1f} GiB each; the "
-        f"rest are the source's real blocks, what kills leave in S3, and the margin S3 keeps free); "
+        f"rest are the source's real blocks, what kills leave in S3, and what S3 wants to be free); "
         f"{free / _GIB:.1f} GiB are free."
     )
     if free < need:
