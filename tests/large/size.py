@@ -73,10 +73,11 @@ def needed(shape: Shape, folder: Path, *, download: bool) -> int:
 def check_room(shape: Shape, folder: Path, *, download: bool) -> str:
     """Say what is needed and what is there, or raise `NoRoomError` with the same words."""
     free, need = shutil.disk_usage(folder).free, needed(shape, folder, download=download)
-    copies = "S3's copy and the second device's" if download else "S3's copy"
+    size = f"{shape.size / _GIB:.1f} GiB"
+    copies = f"S3's copy and the second device's: {size} each" if download else f"S3's copy: {size}"
     said = (
-        f"{need / _GIB:.1f} GiB are needed in {folder} ({copies}: {shape.size / _GIB:.1f} GiB each; the "
-        f"rest are the source's real blocks, what kills leave in S3, and what S3 wants to be free); "
+        f"{need / _GIB:.1f} GiB are needed in {folder} ({copies}; the rest are "
+        f" the source's real blocks, what kills leave in S3, and what S3 wants to be free); "
         f"{free / _GIB:.1f} GiB are free."
     )
     if free < need:
