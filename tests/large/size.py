@@ -76,7 +76,7 @@ def check_room(shape: Shape, folder: Path, *, download: bool) -> str:
     size = f"{shape.size / _GIB:.1f} GiB"
     copies = f"S3's copy and the second device's: {size} each" if download else f"S3's copy: {size}"
     said = (
-        f"{need / _GIB:.1f} GiB are needed in {folder} ({copies}; the rest are "
+        f"{need / _GIB:.1f} GiB are needed in {folder} ({copies}; the rest are"
         f" the source's real blocks, what kills leave in S3, and what S3 wants to be free); "
         f"{free / _GIB:.1f} GiB are free."
     )
