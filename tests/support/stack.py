@@ -5,6 +5,7 @@ import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from deploy.local import commands
@@ -55,6 +56,12 @@ class Stack:
         self.stop(name)
         self.start(name)
         self.wait_ready(name)
+
+    def restart_with(self, name: str, settings: Mapping[str, str]) -> None:
+        """Restart one service with other settings, which go over those it had."""
+        server = self._servers[name]
+        server.command = replace(server.command, env={**server.command.env, **settings})
+        self.restart(name)
 
     def ensure_running(self) -> None:
         """Start what a test has left stopped, so that the next one finds everything."""
