@@ -12,6 +12,7 @@ import pytest
 
 from libs.contracts.ids import new_id
 from libs.mongo.names import COUNTERS, NODES, OBJECTS, USAGE, VERSIONS
+from services.metadata.store.schema import migrations
 from tests.support.backends import Backends
 from tests.support.metadata_world import Account, Json, World, metadata_world
 
@@ -332,6 +333,19 @@ async def test_an_account_deleted_after_a_purge_leaves_nothing(world: World, min
     await until_done(world, "/namespaces/purge")
     for collection in (NODES, VERSIONS):
         assert await world.database[collection].count_documents({"namespace_id": mine.namespace_id}) == 0
+
+
+async def test_what_an_older_schema_has_deleted_is_purged_too(world: World, mine: Account) -> None:
+    """It did not note in which folder."""
+    rows = await some_tree(world, mine)
+    everything = {"namespace_id": mine.namespace_id, "seq": {"$gt": 0}}
+    await world.database[NODES].update_many(everything, {"$unset": {"deleted_in": ""}})
+    await migrations(3600)[1](world.database)
+    found = world.database[NODES].find({"deleted_in": rows["deep"]["id"]})
+    assert [row["_id"] async for row in found] == [rows["after"]["id"]]
+    await age(world, mine, 91)
+    await until_done(world, "/trash/purge")
+    assert await world.database[NODES].count_documents({"namespace_id": mine.namespace_id}) == 0
 
 
 # Used bytes ---------------------------------------------------------------------------------------

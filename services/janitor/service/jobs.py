@@ -1,6 +1,7 @@
 """The periodic jobs. Each may be repeated, stopped anywhere and run by two at once."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from prometheus_client import Counter
@@ -19,6 +20,9 @@ from services.janitor.settings import Settings
 
 log = get_logger("janitor")
 T = TypeVar("T")
+
+_DELETERS: Final = 8
+"""Objects deleted in S3 at the same time."""
 
 COLLECTED: Final = Counter("lockstep_janitor_collected_total", "What the jobs dealt with", ["job"])
 
@@ -66,9 +70,15 @@ class Jobs:
         """Doom objects without a version; delete those doomed long enough, in S3 first."""
         await _until_done("doom", self._housekeeping.doom_objects)
         while items := await self._housekeeping.doomed():
-            await self._store.delete([key for item in items for key in _keys_of(item)])
+            await self._delete([key for item in items for key in _keys_of(item)])
             await self._housekeeping.forget([item.id for item in items])
             COLLECTED.labels("delete").inc(len(items))
+
+    async def _delete(self, keys: Sequence[str]) -> None:
+        """Delete in S3, some at a time: each is a request of its own."""
+        async with asyncio.TaskGroup() as group:
+            for start in range(_DELETERS):
+                group.create_task(self._store.delete(keys[start::_DELETERS]))
 
     async def find_unverified(self) -> None:
         """Have objects verified whose event was missed."""

@@ -35,8 +35,7 @@ class StoredSweep:
 
         Sets `report.halted`, and repairs nothing, when this does not look like the right bucket.
         """
-        suspects = await self._compare(report)
-        looked_at = report.seen["objects"]
+        suspects, looked_at = await self._compare(report)
         if looks_elsewhere(len(suspects), looked_at, _MAX_SUSPECTS):
             report.halted = (
                 f"S3 lacks {len(suspects):,} of {looked_at:,} objects (it lists {report.seen['stored']:,}): "
@@ -50,30 +49,26 @@ class StoredSweep:
         for start in range(0, len(bad), MAX_KEYS):
             await self._settle(report, bad[start : start + MAX_KEYS], repair=repair)
 
-    async def _compare(self, report: Report) -> list[HousedObject]:
-        """Return objects that the listing lacks or has in another size."""
+    async def _compare(self, report: Report) -> tuple[list[HousedObject], int]:
+        """Return objects that the listing lacks or has in another size, and how many were compared."""
         suspects: list[HousedObject] = []
-        after = ""
+        after, count = "", 0
         async for page in batches(self._store.walk(OBJECTS_PREFIX)):
             last = max(item.key for item in page)
             report.seen["stored"] += len(page)
-            await self._compare_page(report, page, (after, last), suspects)
+            count += await self._compare_page(page, (after, last), suspects)
             after = max(after, last)
-        await self._compare_page(report, [], (after, None), suspects)
-        return suspects
+        return suspects, count + await self._compare_page([], (after, None), suspects)
 
     async def _compare_page(
-        self,
-        report: Report,
-        page: Sequence[StoredObject],
-        keys: tuple[str, str | None],
-        suspects: list[HousedObject],
-    ) -> None:
-        sizes = {item.key: item.size for item in page}
+        self, page: Sequence[StoredObject], keys: tuple[str, str | None], suspects: list[HousedObject]
+    ) -> int:
+        sizes, count = {item.key: item.size for item in page}, 0
         async for row in self._between(*keys):
-            report.seen["objects"] += 1
+            count += 1
             if sizes.get(row.key) != row.size and len(suspects) <= _MAX_SUSPECTS:
                 suspects.append(row)
+        return count
 
     async def _between(self, after: str, up_to: str | None) -> AsyncIterator[HousedObject]:
         while rows := await self._housekeeping.between(after, up_to):

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from prometheus_client import Counter
 
 from libs.contracts.chunks import average_for
-from libs.contracts.errors import NotFoundError
+from libs.contracts.errors import NotFoundError, UnavailableError
 from libs.contracts.internal import HousedObject
 from libs.contracts.keys import manifest_key, namespace_of
 from libs.contracts.limits import MIB
@@ -80,8 +80,11 @@ class Verifier:
                 self._busy.discard(item.id)
 
     async def verify(self, item: HousedObject) -> bool:
-        """Read the object, compare and report; a mismatch is believed when a second reading agrees."""
-        ok = await self._reads_as_claimed(item) or await self._reads_as_claimed(item)
+        """Read the object, compare and report; a mismatch is believed when a second reading agrees.
+
+        Raises `UnavailableError` when the two differ: then it is the line that is bad, or the S3.
+        """
+        ok = await self._is_as_claimed(item)
         try:
             await self._reports.verified(item.id, ok=ok)
         except NotFoundError:
@@ -94,17 +97,25 @@ class Verifier:
     async def chunk(self, item: HousedObject) -> None:
         """Make the manifest of an object unless it is there."""
         if await self._store.head(_manifest_key(item)) is None:
-            await self._reads_as_claimed(item)
+            await self._look(item)
 
-    async def _reads_as_claimed(self, item: HousedObject) -> bool:
+    async def _is_as_claimed(self, item: HousedObject) -> bool:
+        first = await self._look(item)
+        if _is_right(item, first):
+            return True
+        second = await self._look(item)
+        if not _is_right(item, second) and first != second:
+            raise UnavailableError("Two readings of an object differ")
+        return _is_right(item, second)
+
+    async def _look(self, item: HousedObject) -> Reading | None:
+        """Read the object; of one that is what was claimed, keep the manifest."""
         content = ContentReader(item.size)
         reading = await self._read(item.key, content)
-        if not is_claimed(reading, size=item.size, content_hash=item.content_hash):
-            return False
-        manifest = await asyncio.to_thread(content.manifest)
+        manifest = await asyncio.to_thread(content.manifest) if _is_right(item, reading) else None
         if manifest is not None:
             await self._store.put(_manifest_key(item), b"".join(manifest.encode()))
-        return True
+        return reading
 
     async def _read(self, key: str, content: ContentReader) -> Reading | None:
         size, batch, held = 0, list[bytes](), 0
@@ -119,6 +130,10 @@ class Verifier:
             return None
         await asyncio.to_thread(_update, content, batch)
         return Reading(size + held, content.hexdigest())
+
+
+def _is_right(item: HousedObject, reading: Reading | None) -> bool:
+    return is_claimed(reading, size=item.size, content_hash=item.content_hash)
 
 
 def _update(content: ContentReader, chunks: list[bytes]) -> None:

@@ -44,43 +44,49 @@ class ObjectStore:
 
         Returns how many were dealt with, at most about `limit`.
         """
-        done = 0
+        suspects: dict[str, list[str]] = {}
         for row in await self._queue("suspect_at", self._clock()):
-            if done >= limit:
-                break
-            done += await self._judge(row["_id"], row["namespace_id"], self._clock() - age)
+            suspects.setdefault(row["namespace_id"], []).append(row["_id"])
+        done = 0
+        for namespace_id, object_ids in suspects.items():
+            for piece in pieces(object_ids):
+                if done < limit:
+                    done += await self._judge(namespace_id, piece, self._clock() - age)
         return done
 
-    async def _judge(self, object_id: str, namespace_id: str, before: datetime) -> int:
-        """Decide about one suspect in a transaction, so that no commit comes between."""
+    async def _judge(self, namespace_id: str, object_ids: Sequence[str], before: datetime) -> int:
+        """Decide about some suspects in a transaction, so that no commit comes between."""
 
         async def body(session: Session) -> int:
-            await self._database[COUNTERS].update_one(
-                {"_id": namespace_id}, {"$inc": {"lock": 1}}, session=session
-            )
-            row = await self._objects.find_one({"_id": object_id, "state": "live"}, session=session)
-            if row is None:
-                return 0
-            if await self._database[VERSIONS].find_one({"object_id": object_id}, session=session) is not None:
-                await self._objects.update_one(
-                    {"_id": object_id}, {"$unset": {"suspect_at": ""}}, session=session
-                )
-                return 1
-            if row["last_ref_at"] > before:
-                return 0
-            await self._doom_one(session, row)
-            return 1
+            lock = {"$inc": {"lock": 1}}
+            await self._database[COUNTERS].update_one({"_id": namespace_id}, lock, session=session)
+            query: Document = {"_id": {"$in": list(object_ids)}}
+            rows = await self._objects.find(query, session=session).to_list(None)
+            live = {row["_id"]: row for row in rows if row["state"] == "live"}
+            used = await self._used(session, list(live))
+            clear = {"$unset": {"suspect_at": ""}}
+            await self._objects.update_many({"_id": {"$in": used}}, clear, session=session)
+            unused = [row for row in live.values() if row["_id"] not in used and row["last_ref_at"] <= before]
+            await self._doom(session, namespace_id, unused)
+            return len(used) + len(unused)
 
         return await in_transaction(self._database, body)
 
-    async def _doom_one(self, session: Session, row: Document) -> None:
+    async def _used(self, session: Session, object_ids: list[str]) -> list[str]:
+        """Return those of the objects that a version has."""
+        query = {"object_id": {"$in": object_ids}}
+        rows = self._database[VERSIONS].find(query, {"object_id": 1}, session=session)
+        return sorted({row["object_id"] async for row in rows})
+
+    async def _doom(self, session: Session, namespace_id: str, rows: Sequence[Document]) -> None:
         doom = {
             "$set": {"state": "doomed", "doomed_at": self._clock()},
             "$unset": {"suspect_at": "", "unverified_since": ""},
         }
-        await self._objects.update_one({"_id": row["_id"]}, doom, session=session)
-        freed = {"$inc": {"used_bytes": -row["size"]}}
-        await self._database[USAGE].update_one({"_id": row["namespace_id"]}, freed, session=session)
+        ids = [row["_id"] for row in rows]
+        await self._objects.update_many({"_id": {"$in": ids}}, doom, session=session)
+        freed = {"$inc": {"used_bytes": -sum(row["size"] for row in rows)}}
+        await self._database[USAGE].update_one({"_id": namespace_id}, freed, session=session)
 
     async def doomed(self, grace: timedelta, limit: int) -> list[HousedObject]:
         """Return objects doomed for longer than `grace`, oldest first."""

@@ -6,6 +6,7 @@ the key of the index of places, beside the partial filter, because the embedded 
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from pymongo import ASCENDING, IndexModel
 
@@ -81,5 +82,6 @@ def _retention() -> tuple[Migration, ...]:
 
 
 async def _note_where_deleted(database: Database) -> None:
+    """Found by when they were deleted: asked for `deleted` alone, the embedded default finds nothing."""
     noted = [{"$set": {"deleted_in": "$parent_id"}}]
-    await database[NODES].update_many({"deleted": True}, noted)
+    await database[NODES].update_many({"deleted_at": {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}}, noted)
