@@ -28,6 +28,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _GONE: Final = {"404", "NoSuchKey", "NotFound"}
+_NO_KEY: Final = {"NoSuchKey"}
+"""A 404 that says no more may come from something in front of S3, and is no reason to give bytes up."""
 _NO_UPLOAD: Final = {"NoSuchUpload"}
 _BAD_PART: Final = {"InvalidPart", "BadDigest"}
 """What sending parts again can cure; other refusals mean that this S3 does not join as Lockstep asks."""
@@ -225,7 +227,7 @@ class S3ObjectStore:
             async for item in self._walk_parts(key, upload_id):
                 _keep_latest(found, item)
         except ClientError as error:
-            if _code(error) in _NO_UPLOAD | _GONE:
+            if _code(error) in _NO_UPLOAD:
                 return None
             raise _translated(error) from error
         except BotoCoreError as error:
@@ -330,9 +332,10 @@ def _status(error: ClientError) -> int:
 def _translated(error: Exception) -> LockstepError:
     """Map a driver's error: 4xx that S3 means becomes `NotFoundError` or "internal"."""
     if isinstance(error, ClientError):
-        if _code(error) in _GONE:
+        if _code(error) in _NO_KEY:
             return NotFoundError("There is no such object")
-        if 400 <= _status(error) < 500 and _status(error) not in {403, 408, 429}:
+        vague = _code(error) in {"", *_GONE} or _status(error) in {403, 408, 429}
+        if 400 <= _status(error) < 500 and not vague:
             return LockstepError(f"S3 refused the request: {_code(error)}")
     return UnavailableError("S3 does not answer", retry_after=2)
 

@@ -17,6 +17,7 @@ from libs.storage.port import PartToJoin, Signed
 from libs.storage.s3 import S3ObjectStore, open_store
 from tests.support.backends import Backends
 from tests.support.relay import relay_to
+from tests.support.s3_proxy import Answered, Asked, s3_proxy
 
 MIB = 1024 * 1024
 
@@ -246,3 +247,24 @@ async def test_an_s3_that_is_away_is_unavailable_and_presigning_goes_on(backends
                 await read(away, key)
             signed = await away.presign_put(key, size=0, sha256=EMPTY_SHA256)
             assert signed.url.startswith(f"http://127.0.0.1:{relay.port}/")
+
+
+async def test_a_404_of_something_in_front_of_s3_does_not_mean_that_bytes_are_gone(
+    backends: Backends, http: aiohttp.ClientSession, key: str
+) -> None:
+    async with s3_proxy(backends.s3_endpoint) as proxy, open_store(settings_of(backends, proxy.url)) as store:
+        upload = await store.create_multipart(key)
+        await upload_part(store, http, key, upload, 1, b"one")
+        await store.put(f"{key}-small", b"small")
+        proxy.before, as_it_is = not_here, proxy.before
+        with pytest.raises(UnavailableError):
+            await store.list_parts(key, upload)
+        with pytest.raises(UnavailableError):
+            await read(store, f"{key}-small")
+        proxy.before = as_it_is
+        assert len(await store.list_parts(key, upload) or []) == 1
+        assert await read(store, f"{key}-small") == b"small"
+
+
+async def not_here(_asked: Asked) -> Answered | None:
+    return Answered(404, b"<html><body>404 Not Found</body></html>")

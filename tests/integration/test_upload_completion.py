@@ -236,11 +236,21 @@ async def replaced(world: World, upload: Json, number: int, content: bytes) -> N
     assert status == 200, text
 
 
+async def with_wrong_part(world: World, wrong: bytes) -> tuple[Account, Json, bytes]:
+    """A session whose second part is `wrong`: only this, because an S3 may keep replaced parts, too."""
+    account, content = await world.account(), secrets.token_bytes(2 * PART + 1)
+    upload = await world.open(account, content)
+    await world.send_parts(account, upload, content, [1, 3])
+    asked = {"parts": {"2": sha256(content[PART : 2 * PART])}}
+    assert (await world.call(account, "POST", f"/uploads/{upload['id']}/urls", asked)).status == 200
+    await replaced(world, upload, 2, wrong)
+    return account, upload, content
+
+
 async def test_a_part_replaced_by_one_of_another_size_is_named_and_only_it_is_sent_again(
     scene: Scene,
 ) -> None:
-    account, upload, content = await sent(scene.world)
-    await replaced(scene.world, upload, 2, b"short")
+    account, upload, content = await with_wrong_part(scene.world, b"short")
     answer = await scene.world.complete(account, upload)
     assert (answer.status, answer.body["code"], answer.body["missing"]) == (409, "parts_missing", [2])
     held = (await scene.world.open(account, content))["parts"]
@@ -276,13 +286,7 @@ async def test_a_part_replaced_by_others_of_its_size_is_refused_by_s3_and_all_ar
     scene: Scene,
 ) -> None:
     """S3 compares with the digests and does not say which differs: none can be trusted."""
-    account, content = await scene.world.account(), secrets.token_bytes(2 * PART + 1)
-    upload = await scene.world.open(account, content)
-    await scene.world.send_parts(account, upload, content, [1, 3])
-    asked = {"parts": {"2": sha256(content[PART : 2 * PART])}}
-    urls = await scene.world.call(account, "POST", f"/uploads/{upload['id']}/urls", asked)
-    assert urls.status == 200
-    await replaced(scene.world, upload, 2, secrets.token_bytes(PART))
+    account, upload, content = await with_wrong_part(scene.world, secrets.token_bytes(PART))
     answer = await scene.world.complete(account, upload)
     assert (answer.status, answer.body["code"], answer.body["missing"]) == (409, "parts_missing", [1, 2, 3])
     assert asked_for(scene.world, upload) == []

@@ -97,6 +97,18 @@ async def test_a_mismatch_is_believed_only_when_a_second_reading_agrees(
     assert reports.results == [ok]
 
 
+@pytest.mark.parametrize(
+    "contents",
+    [[CONTENT[:-1], CONTENT[1:]], [NotFoundError(), CONTENT[1:]]],
+    ids=["other bytes", "gone once"],
+)
+async def test_two_wrong_readings_that_differ_condemn_nothing(contents: list[bytes | Exception]) -> None:
+    reports = Reports()
+    with pytest.raises(UnavailableError):
+        await verifier(Readings(*contents), reports).verify(item())
+    assert reports.results == []
+
+
 async def test_an_empty_object_is_verified() -> None:
     assert await verifier(Readings(b""), Reports()).verify(item(b"")) is True
 

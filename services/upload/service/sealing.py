@@ -67,23 +67,22 @@ class Sealing:
         try:
             joined = await self._multiparts.join(session, held, notes)
         except ConflictError:
-            joined = await self._join_refused(session, held, notes)
+            joined = await self._join_refused(session, notes)
         if not joined:
             raise UnavailableError("S3 has lost the parts", retry_after=1)
 
-    async def _join_refused(self, session: Session, before: Held, notes: Notes) -> bool:
-        """Find out why S3 refuses a part: one has gone or has changed since it was listed.
+    async def _join_refused(self, session: Session, notes: Notes) -> bool:
+        """Look again: a part may have gone, or have changed, since it was listed.
 
         Many an S3 compares the parts' SHA-256 only now, and does not say which differs
-        (SeaweedFS: BadDigest). Then none can be trusted, and all are asked for again.
+        (SeaweedFS: BadDigest). Refused twice, none can be trusted, and all are asked for again.
         """
         held = await self._multiparts.held(session)
         if held is None or held.joined:
             return held is not None
         await self._require_all(session, held, notes)
-        if held.parts != before.parts:
-            with suppress(ConflictError):
-                return await self._multiparts.join(session, held, notes)
+        with suppress(ConflictError):
+            return await self._multiparts.join(session, held, notes)
         await self._multiparts.begin_anew(session)
         raise missing_error("parts_missing", list(range(1, session.parts_total + 1)))
 
