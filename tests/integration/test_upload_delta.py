@@ -318,3 +318,22 @@ async def test_what_a_dead_process_left_half_made_is_made_anew(world: World) -> 
 
     assert await content_of(world, upload) == wanted.content
     assert await world.store.list_parts(key, left) is None
+
+
+async def test_a_session_that_was_a_delta_in_between_forgets_digests_of_parts_of_another_size(
+    world: World,
+) -> None:
+    account = await world.account()
+    base = await version_of(world, account, BASE)
+    whole = {"content_hash": sha256(b"never sent"), "size": 200 * MIB}
+    offer = {"base_version_id": base, "size": 100, "sha256": sha256(b"delta")}
+    first = (await world.call(account, "POST", "/uploads", {**whole, "throughput": 5 * MIB})).body
+    path = f"/uploads/{first['id']}/urls"
+    assert (await world.call(account, "POST", path, {"parts": {"1": sha256(b"small")}})).status == 200
+    between = (await world.call(account, "POST", "/uploads", {**whole, "delta": offer})).body
+    assert (between["id"], between["entries"][0]["mode"]) == (first["id"], "delta")
+    again = (await world.call(account, "POST", "/uploads", {**whole, "throughput": 20 * MIB})).body
+    assert again["id"] == first["id"]
+    assert again["part_size"] > first["part_size"]
+    answer = await world.call(account, "POST", path, {"parts": {"1": sha256(b"large")}})
+    assert answer.status == 200, answer

@@ -155,6 +155,7 @@ class Opening:
             if not await self._deps.sessions.change(session, wished, s3_upload_id=session.s3_upload_id):
                 return None
             await self._multiparts.let_go(session)
+            await self._deps.parts.remove([session.id])  # digests of parts of another size, perhaps
             session = wished
         now, expires_at = self._deps.now(), self._deps.expiry()
         if not await self._deps.sessions.touch(session.id, owner.device, now, expires_at):
