@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.support.backends import Backends
-from tests.support.devices import Account, Device, hash_of
+from tests.support.devices import Account, Device, new_account
 from tests.support.faulty_store import FaultyStore, faulty_store
 from tests.support.line_faults import (
     ERROR_IN_SUCCESS,
@@ -249,12 +249,28 @@ def test_a_store_that_stays_away_is_an_error_of_this_run_and_the_next_one_sends_
 # Down -----------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def sent(stack: Stack, proxy: FaultyStore, tmp_path_factory: pytest.TempPathFactory) -> tuple[Account, Path]:
+    """An account whose first device has sent the file over a good line, and that file."""
+    proxy.reset()
+    account = new_account(stack.gateway_url, tmp_path_factory.mktemp("sent"))
+    device = account.link("A", register=True)
+    path = device.write(NAME, Random(account.email).randbytes(SIZE))
+    device.quick_sync()
+    return account, path
+
+
 @pytest.fixture
-def receiver(line: FaultyStore, sender: Device, account: Account) -> Device:
-    """A device that has yet to fetch the large file that the first one has sent."""
-    sender.quick_sync()
-    line.reset()
-    return account.link("B")
+def receiver(line: FaultyStore, sent: tuple[Account, Path]) -> Device:
+    """A new device that has yet to fetch the file."""
+    account, _ = sent
+    return account.link(f"B{len(account.devices)}")
+
+
+@pytest.fixture
+def wanted(sent: tuple[Account, Path]) -> str:
+    """The SHA-256 of the file."""
+    return content_hash(sent[1])
 
 
 @contextmanager
@@ -278,9 +294,8 @@ def watching_whole(device: Device, wanted: str) -> Iterator[None]:
     assert not path.exists() or content_hash(path) == wanted
 
 
-def fetch(line: FaultyStore, receiver: Device, sender: Device) -> None:
+def fetch(line: FaultyStore, receiver: Device, wanted: str) -> None:
     """Fetch the file over the bad line; it must arrive, and no byte travel twice without a reason."""
-    wanted = content_hash(sender.path(NAME))
     with watching_whole(receiver, wanted):
         report = receiver.quick_sync(**LIMITS)
     assert report["in_step"]
@@ -311,17 +326,15 @@ DOWN: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("what", DOWN)
-def test_a_download_arrives_whole_though(
-    what: str, line: FaultyStore, receiver: Device, sender: Device
-) -> None:
+def test_a_download_arrives_whole_though(what: str, line: FaultyStore, receiver: Device, wanted: str) -> None:
     line.play(Rule(read, DOWN[what]))
-    fetch(line, receiver, sender)
+    fetch(line, receiver, wanted)
     assert sum(one.spoilt for one in line.reads()) >= 1, "the fault was met"
 
 
 @pytest.mark.parametrize("seed", [790, 809])
 def test_79_a_download_succeeds_though_a_third_of_the_requests_fail(
-    seed: int, line: FaultyStore, receiver: Device, sender: Device
+    seed: int, line: FaultyStore, receiver: Device, wanted: str
 ) -> None:
     faults: list[Fault] = [
         INTERNAL_ERROR,
@@ -332,20 +345,19 @@ def test_79_a_download_succeeds_though_a_third_of_the_requests_fail(
         Truncated(),
     ]
     line.play(Chance(seed, 0.3, faults, read))
-    fetch(line, receiver, sender)
+    fetch(line, receiver, wanted)
     assert sum(one.spoilt for one in line.reads()) >= 3, "this seed has something to tell"
 
 
 def test_85_when_the_line_comes_and_goes_what_has_arrived_is_not_fetched_again(
-    line: FaultyStore, receiver: Device, sender: Device
+    line: FaultyStore, receiver: Device, wanted: str
 ) -> None:
     line.come_and_go(int(2.6 * PART), 0.5)
-    wanted = content_hash(sender.path(NAME))
     with watching_whole(receiver, wanted):
         report = receiver.quick_sync(**LIMITS)
     assert report["in_step"]
     assert line.outages >= 2
-    assert hash_of(receiver.path(NAME).read_bytes()) == wanted
+    assert content_hash(receiver.path(NAME)) == wanted
     again = sum(one.down for one in line.reads()) - SIZE
     print(f"{line.outages} outages cost {again / MIB:.1f} MiB")
     assert again <= line.outages * PART, "an outage costs at most what was on its way, not what had arrived"

@@ -102,8 +102,8 @@ def _play(
     print(f"Upload, killed at about {shares_text(SHARES)}, and while it completes:")
     runs = upload.run(random)
     print("What is stored:")
-    check_stored(upload, KILLS)
     wait_verified(upload)
+    check_stored(upload, KILLS)
     _memory(runs, "the agent that sent", summary)
     if given.download:
         print("Download:")

@@ -27,6 +27,7 @@ _NEAR: Final = 24
 """Parts before the end at which what follows is held: more than are sent between two looks."""
 _UNRECORDED: Final = 60
 """Parts that S3 holds and the session does not count, because the agent died before it said so."""
+_VERIFIED: Final = 'lockstep_objects_verified_total{result="ok"}'
 _STALL: Final = 120.0
 _SLOWEST: Final = 20 * MIB
 """Bytes a second that hashing, reading and verifying are given time for."""
@@ -180,7 +181,15 @@ def wait_verified(upload: Upload) -> None:
     """The janitor has read the object and found it to be what the commit says."""
     started = time.monotonic()
     wait_until(upload.observer.verified, upload._reading_seconds(), "the object is verified", every=0.5)
-    upload.summary.line(f"  verified by the janitor, {time.monotonic() - started:.1f} s after the above")
+    upload.summary.line(f"  verified by the janitor {time.monotonic() - started:.1f} s after the last sync")
+    upload.summary.expect(_verifications(upload.stack) >= 1, "the janitor has not read it to know so")
+
+
+def _verifications(stack: Stack) -> float:
+    """How many objects the janitor has read and found to be right, by its metrics."""
+    with urllib.request.urlopen(f"{stack.url('janitor')}/metrics", timeout=10) as answer:  # noqa: S310 - ours
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(_VERIFIED))
 
 
 def _hash_at_s3(observer: Observer, node_id: str) -> tuple[int, str]:
