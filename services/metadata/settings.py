@@ -29,7 +29,7 @@ class Settings(ProcessSettings, MongoSettings, BusSettings, TokenSettings):
     """How long a deleted file or folder can be restored; then it is purged with its versions."""
     usage_history_seconds: float = Field(default=60.0, ge=0)
     """How long a measurement of what history costs is shown although something has changed since."""
-    usage_history_rows: int = Field(default=20_000, ge=0)
+    usage_history_rows: int = Field(default=10_000, ge=0)
     """Accounts with more changes than this are measured in the background only."""
     commit_record_seconds: int = Field(default=30 * 24 * 3600, ge=3600)
     """How long the outcome of a completion is kept for one that asks again."""

@@ -121,17 +121,29 @@ class ConsistencyStore:
         async def look(session: Session, namespace_id: str) -> Finding | None:
             return await self._look_at_usage(session, namespace_id, repair=repair)
 
-        open_ones = [{**row, "namespace_id": row["_id"]} for row in rows if row.get("deleted_at") is None]
-        return len(rows), await self._confirmed(open_ones, look)
+        suspects = [
+            {**row, "namespace_id": row["_id"]}
+            for row in rows
+            if row.get("deleted_at") is None and await self._usage_differs(row["_id"], None) is not None
+        ]
+        return len(rows), await self._confirmed(suspects, look)
 
-    async def _look_at_usage(self, session: Session, namespace_id: str, *, repair: bool) -> Finding | None:
+    async def _usage_differs(
+        self, namespace_id: str, session: Session | None
+    ) -> tuple[Document, int, int] | None:
+        """Return what is noted, and the bytes and files that are there, when they differ."""
         kept = await self._one(USAGE, namespace_id, session) or {"used_bytes": 0, "files": 0}
         objects = {"namespace_id": namespace_id, "state": "live"}
+        files = {"namespace_id": namespace_id, "kind": "file", "deleted": False}
         used = await self._total(OBJECTS, objects, "$size", session)
-        files = await self._total(NODES, {"namespace_id": namespace_id, "kind": "file", "deleted": False}, 1,
-                                  session)  # fmt: skip
-        if (kept["used_bytes"], kept["files"]) == (used, files):
+        count = await self._total(NODES, files, 1, session)
+        return None if (kept["used_bytes"], kept["files"]) == (used, count) else (kept, used, count)
+
+    async def _look_at_usage(self, session: Session, namespace_id: str, *, repair: bool) -> Finding | None:
+        found = await self._usage_differs(namespace_id, session)
+        if found is None:
             return None
+        kept, used, files = found
         if repair:
             right = {"$set": {"used_bytes": used, "files": files}}
             await self._database[USAGE].update_one({"_id": namespace_id}, right, upsert=True, session=session)
@@ -179,10 +191,14 @@ class ConsistencyStore:
                 found.append(finding)
         return found
 
-    async def _one(self, collection: str, document_id: str | None, session: Session) -> Document | None:
-        return await self._database[collection].find_one({"_id": document_id}, session=session)
+    async def _one(
+        self, collection: str, document_id: str | None, session: Session | None
+    ) -> Document | None:
+        with translated():
+            return await self._database[collection].find_one({"_id": document_id}, session=session)
 
-    async def _total(self, collection: str, query: Document, of: str | int, session: Session) -> int:
+    async def _total(self, collection: str, query: Document, of: str | int, session: Session | None) -> int:
         steps: list[Any] = [{"$match": query}, {"$group": {"_id": None, "total": {"$sum": of}}}]
-        rows = await self._database[collection].aggregate(steps, session=session).to_list(None)
+        with translated():
+            rows = await self._database[collection].aggregate(steps, session=session).to_list(None)
         return int(rows[0]["total"]) if rows else 0
