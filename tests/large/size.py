@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from libs.contracts.errors import QuotaError
 from libs.contracts.limits import BASE_PART_BYTES, MAX_PARTS, S3_MIN_PART_BYTES
 from libs.contracts.parts import part_count, part_size_for
 from tests.large.source import BLOCK, MIB
@@ -58,7 +59,10 @@ def shape_of(size: int | None, parts: int | None, part_size: int | None) -> Shap
         raise ValueError(f"S3 takes no parts below {S3_MIN_PART_BYTES // MIB} MiB")
     if size is None:
         size = (parts or 1) * base
-    return Shape(size, part_size_for(size, base=base, max_parts=parts or MAX_PARTS))
+    try:
+        return Shape(size, part_size_for(size, base=base, max_parts=parts or MAX_PARTS))
+    except QuotaError as error:
+        raise ValueError(error.detail) from error
 
 
 def needed(shape: Shape, folder: Path, *, download: bool) -> int:

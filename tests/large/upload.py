@@ -86,7 +86,8 @@ class Upload:
             nonlocal held
             if self._done() + _UNRECORDED >= near:  # S3 is asked for thousands of parts only near the end
                 held = self._held_if_open() or held
-            return len(held) >= near or self._state() in _COMPLETING
+            sending = len(held) > len(before)  # so it has read all that it asks that service for
+            return (sending and len(held) >= near) or self._state() in _COMPLETING
 
         with runs.running() as run:
             run.until(is_near, lambda: (self._done(), len(held)), _STALL)
