@@ -12,7 +12,7 @@ from typing import Any
 from tests.support.devices import LOCKSTEP, Device
 from tests.support.memory import Peak
 
-_EVERY = 0.05
+_EVERY = 0.2
 
 
 class StuckError(AssertionError):

@@ -9,6 +9,7 @@ from urllib.error import HTTPError
 from botocore.exceptions import ClientError
 from pymongo import MongoClient
 
+from libs.contracts.keys import OBJECTS_PREFIX
 from libs.mongo.names import OBJECTS
 from tests.support.devices import Device
 from tests.support.s3_client import s3_client
@@ -72,12 +73,9 @@ class Observer:
         }
 
     def objects(self) -> list[int]:
-        """The sizes of the objects in the bucket."""
-        pages = (
-            s3_client(self._env)
-            .get_paginator("list_objects_v2")
-            .paginate(Bucket=self._env["LOCKSTEP_S3_BUCKET"])
-        )
+        """The sizes of users' objects in the bucket, manifests left out."""
+        listing = s3_client(self._env).get_paginator("list_objects_v2")
+        pages = listing.paginate(Bucket=self._env["LOCKSTEP_S3_BUCKET"], Prefix=OBJECTS_PREFIX)
         return [item["Size"] for page in pages for item in page.get("Contents", [])]
 
     def stored_bytes(self) -> int:
