@@ -86,9 +86,10 @@ class ObjectStore(Protocol):
         """Send a part that a service itself makes. Raises `NotFoundError` without the multipart upload."""
 
     async def list_parts(self, key: str, upload_id: str) -> list[StoredPart] | None:
-        """Return the parts in order, one per number, or None: no such upload.
+        """Return the parts in order of number, or None: no such upload.
 
-        Of a part that was sent again the later one, as far as S3's clock of seconds tells.
+        Of a part that was sent again with other bytes, some S3 keep and list each (the ETag decides
+        which is joined): the later comes after the earlier, as far as S3's clock of seconds tells.
         """
 
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[PartToJoin]) -> None:

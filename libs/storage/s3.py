@@ -222,17 +222,16 @@ class S3ObjectStore:
 
     async def list_parts(self, key: str, upload_id: str) -> list[StoredPart] | None:
         """See the port."""
-        found: dict[int, tuple[Any, StoredPart]] = {}
         try:
-            async for item in self._walk_parts(key, upload_id):
-                _keep_latest(found, item)
+            items = [item async for item in self._walk_parts(key, upload_id)]
         except ClientError as error:
             if _code(error) in _NO_UPLOAD:
                 return None
             raise _translated(error) from error
         except BotoCoreError as error:
             raise _translated(error) from error
-        return [found[number][1] for number in sorted(found)]
+        items.sort(key=lambda item: (item["PartNumber"], item["LastModified"]))
+        return list(dict.fromkeys(map(_part, items)))
 
     async def _walk_parts(self, key: str, upload_id: str) -> AsyncIterator[dict[str, Any]]:
         """Walk pages of the size that Amazon S3 has, so that reading one does not hold up others."""
@@ -300,12 +299,8 @@ class S3ObjectStore:
             marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
 
-def _keep_latest(found: dict[int, tuple[Any, StoredPart]], item: dict[str, Any]) -> None:
-    """Keep, of a part that was sent twice, the one sent last."""
-    number = item["PartNumber"]
-    part = StoredPart(number, item["Size"], item["ETag"], _hex(item.get("ChecksumSHA256")))
-    if number not in found or item["LastModified"] >= found[number][0]:
-        found[number] = (item["LastModified"], part)
+def _part(item: dict[str, Any]) -> StoredPart:
+    return StoredPart(item["PartNumber"], item["Size"], item["ETag"], _hex(item.get("ChecksumSHA256")))
 
 
 def bound_headers(size: int, sha256: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from tests.support.backends import Backends
 from tests.support.processes import Server
 from tests.support.s3_proxy import LOST, Answered, Asked, S3Proxy, s3_proxy
 from tests.support.upload_process import upload_process, url_of
-from tests.support.upload_world import Account, Answer, Json, World, accept, sha256, upload_world
+from tests.support.upload_world import Account, Answer, Json, World, accept, refuse, sha256, upload_world
 from tests.support.waiting import eventually
 
 PART = 5 * 1024 * 1024
@@ -263,7 +263,6 @@ async def test_a_part_replaced_by_one_of_another_size_is_named_and_only_it_is_se
 async def test_a_part_whose_listed_checksum_is_another_is_named(scene: Scene) -> None:
     """Amazon S3 lists the parts' SHA-256; this one does not, so the proxy adds it."""
     account, upload, content = await sent(scene.world)
-    await replaced(scene.world, upload, 3, b"x")
     wrong = "LXEWQrcmsEQBYnyp+6wy9chTD7GQPMTbAiWHF5IaSIE="
 
     async def with_checksum(asked: Asked, answered: Answered) -> Answered | None:
@@ -354,3 +353,35 @@ async def test_parts_that_are_lost_while_they_are_joined_are_asked_for_again(sce
     await scene.world.send_parts(account, upload, content, [1, 2, 3])
     await until_ok(scene.world, account, upload)
     await committed_once(scene, account, upload, content)
+
+
+@pytest.mark.parametrize("size", [100, 2 * PART + 1], ids=["put", "parts"])
+async def test_bytes_that_were_seen_before_a_refusal_are_looked_for_again(scene: Scene, size: int) -> None:
+    account, content = await scene.world.account(), secrets.token_bytes(size)
+    upload = await scene.world.open(account, content)
+    await send_all(scene.world, account, upload, content)
+    scene.world.tree.decide = refuse("quota_exceeded")
+    refused = await scene.world.complete(account, upload)
+    assert refused.body["code"] == "quota_exceeded"
+    scene.world.tree.decide = accept
+    await scene.world.store.delete([asked_for(scene.world, upload)[0].entries[0].object.key])
+    answer = await scene.world.complete(account, upload)
+    assert (answer.status, answer.body["code"]) == (
+        409,
+        "bytes_missing" if size == 100 else "parts_missing",
+    )
+    assert len(asked_for(scene.world, upload)) == 1
+    again = await scene.world.open(account, content)
+    assert again["id"] == upload["id"]
+    await send_all(scene.world, account, again, content)
+    assert (await until_ok(scene.world, account, upload)).status == 200
+    assert await stored(scene.world, upload) == content
+
+
+async def send_all(world: World, account: Account, upload: Json, content: bytes) -> None:
+    put = upload["entries"][0]["put"]
+    if put is None:
+        await world.send_parts(account, upload, content, [1, 2, 3])
+        return
+    status, text = await world.send(put, content)
+    assert status == 200, text

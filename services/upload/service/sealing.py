@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Final
 
+from libs.contracts.api import UploadMode
 from libs.contracts.errors import ConflictError, UnavailableError
 from libs.contracts.limits import MAX_BATCH
 from services.upload.domain.completion import missing_error
@@ -14,6 +16,9 @@ from services.upload.service.multiparts import Held, Multiparts
 from services.upload.store.parts import PartNote
 
 Notes = Mapping[int, PartNote]
+
+
+_SENT: Final = (UploadMode.PUT, UploadMode.MULTIPART)
 
 
 class Sealing:
@@ -30,7 +35,7 @@ class Sealing:
         Raises `ConflictError` "bytes_missing" or "parts_missing" with `missing`, "delta_refused",
         and `UnavailableError` when S3 does not answer.
         """
-        open_entries = [entry for entry in session.asked() if not entry.sealed]
+        open_entries = [entry for entry in session.asked() if _is_to_be_seen(entry)]
         if not open_entries:
             return session
         if session.composed:
@@ -93,3 +98,12 @@ class Sealing:
         said = [number for number in missing if number in notes and notes[number].done]
         await self._deps.parts.lost(session, said[:MAX_BATCH])
         raise missing_error("parts_missing", missing)
+
+
+def _is_to_be_seen(entry: Entry) -> bool:
+    """Whether S3 is to be asked: of bytes that were sent at each completion.
+
+    After a refusal days may pass, and bytes seen then may be gone now. Those of stored copies are
+    the business of whoever owns the object.
+    """
+    return not entry.sealed or entry.mode in _SENT
