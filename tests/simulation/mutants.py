@@ -121,21 +121,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
         '        raise LocalError(code="changed")\n',
         "",
     ),
-    "a download in ranges is not verified": Mutant(
-        "agent/transfer/download.py",
-        "            if digest == item.content_hash:\n",
-        "            if True:\n",
-    ),
-    "an answer is taken for a range whatever it is": Mutant(
-        "agent/transfer/ranged.py",
-        "        if not right or reading.length not in {None, end - first}:\n",
-        "        if False:\n",
-    ),
-    "the journal of a download is believed": Mutant(
-        "agent/transfer/ranges.py", "        if hasher.digest() != expected:\n", "        if False:\n"
-    ),
     "a download is not verified": Mutant(
-        "agent/transfer/download.py", "        if digest != item.content_hash:\n", "        if False:\n"
+        "agent/transfer/download.py",
+        "        digest: str = target.digest.hexdigest()\n",
+        "        digest = item.content_hash\n",
     ),
     "a fresh file is not looked at again": Mutant(
         "agent/scanner/scan.py", "    if not settled(entry):\n        result.recheck.add(hashed.path)\n", ""

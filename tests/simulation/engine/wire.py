@@ -98,7 +98,7 @@ class Network:
     def _spoilt(self, read: "Read", url: str) -> "Read":
         """Return a read as it may come over a bad line, by a bad store, or from a hotel's network."""
         answer = read.answer
-        match self.rng.choice(("damaged", "broken", "short", "page", "whole")):
+        match self.rng.choice(("damaged", "damaged", "damaged", "broken", "short", "page", "whole")):
             case "damaged":  # it has the right length
                 body = bytes([answer.body[0] ^ 1]) + answer.body[1:]
                 return Read(replace(answer, body=body), read.length)
