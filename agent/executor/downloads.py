@@ -4,19 +4,22 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Final
 
 from agent.actions import Download
 from agent.disk import DiskError, Ready, Temp
 from agent.errors import LocalError
-from agent.executor.work import Work, agreed, chunks
+from agent.executor.nearby import Nearby
+from agent.executor.work import Work, agreed, chunks, log
 from agent.model import Kind, LocalEntry, RemoteNode
 from agent.transfer import in_ranges
+from agent.transfer.blocking import in_thread
+from agent.transfer.retry import together
 from libs.contracts.api import Download as Source
 from libs.contracts.api import DownloadItem
-from libs.contracts.errors import LockstepError, UnavailableError
+from libs.contracts.errors import LockstepError, RateLimitedError, UnavailableError
 from libs.contracts.ids import EMPTY_SHA256
 from libs.contracts.limits import MAX_BATCH, SINGLE_PUT_BYTES
 
@@ -65,7 +68,7 @@ class Downloads:
             if action.node.kind is Kind.SYMLINK:
                 await self._link(action)
         files = [action for action in actions if action.node.kind is Kind.FILE]
-        for group in chunks(files, MAX_BATCH):
+        for group in chunks(await self._not_nearby(files), MAX_BATCH):
             sources = await self._sources(group)
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -75,6 +78,36 @@ class Downloads:
                 raise errors.exceptions[0] from None
             finally:
                 self._record()
+
+    async def _not_nearby(self, actions: Sequence[Download]) -> list[Download]:
+        """Make of what the disk has what can be made of it; return what is left to be fetched."""
+        nearby = Nearby(self._work, actions)
+        near = {action.path: action for action in actions if nearby.may_help(action)}
+        done: set[str] = set()
+
+        async def make(action: Download) -> None:
+            async with self._slots:
+                try:
+                    with self._work.disk.new_temp(action.node.id, action.node.version_id or "") as temp:
+                        made = await nearby.fill(action, temp)
+                    if made:
+                        entry = await self._work.on_disk(self._install, action, temp.name)
+                        self._land(action, entry)
+                        done.add(action.path)
+                except DiskError as error:
+                    self._work.disk_failed(action.path, error)
+                    done.add(action.path)
+                except LocalError as error:
+                    self._work.problem(action.path, error.code, error.detail)
+                    done.add(action.path)
+                except RateLimitedError as error:
+                    log.info("no time for a delta", path=action.path, detail=error.detail)
+
+        try:
+            await together(*(make(action) for action in near.values()))
+        finally:
+            self._record()
+        return [action for action in actions if action.path not in done]
 
     async def _sources(self, actions: Sequence[Download]) -> list[tuple[Download, Source | None]]:
         """Ask for the URLs; an empty file needs none."""
@@ -107,9 +140,21 @@ class Downloads:
             except LockstepError as error:
                 self._work.problem(action.path, error.code, error.detail)
             else:
-                self._landed.append((action, entry))
-                if len(self._landed) >= _GROUP:
-                    self._record()
+                self._land(action, entry)
+                await self._learn(action, entry)
+
+    def _land(self, action: Download, entry: LocalEntry) -> None:
+        self._landed.append((action, entry))
+        if len(self._landed) >= _GROUP or is_large(action):
+            self._record()
+
+    async def _learn(self, action: Download, entry: LocalEntry) -> None:
+        """Remember the chunks of a large file: of its next version only the difference will travel."""
+        manifests, node = self._work.manifests, action.node
+        if manifests is None or manifests.reader(node.size, node.content_hash) is None:
+            return
+        with suppress(DiskError), self._work.disk.open_for_read(entry.path) as (fd, _):
+            await in_thread(manifests.learn, fd, node.size, node.content_hash or "")
 
     async def _installed(self, action: Download, source: Source | None) -> LocalEntry:
         """Fetch, verified, and install. A larger file goes on where an earlier try stopped."""

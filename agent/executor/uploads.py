@@ -21,7 +21,8 @@ from agent.model import LocalEntry, RemoteNode, SyncedNode
 from agent.parts import PartMemory
 from agent.transfer import DeltaBase, LargeSource, SmallOutcome, SmallSource, SmallUpload, split_batches
 from agent.transfer.retry import together
-from libs.contracts.api import CompleteItem
+from libs.contracts.api import CompleteItem, UploadState
+from libs.contracts.api import Upload as OpenUpload
 from libs.contracts.errors import (
     ConflictError,
     InvalidRequestError,
@@ -40,6 +41,8 @@ _LOOK_AGAIN: Final = frozenset({"changed"})
 _SEND_AGAIN: Final = frozenset(
     {"bytes_missing", "object_gone", "upload_not_open", "upload_failed", "parts_missing"}
 )
+_BATCHES_OPEN: Final = "batches_open"
+"""Set in the memory while batches are under way: found at the next one, these were left by a crash."""
 _CANNOT_REVIVE: Final = frozenset({"name_taken", "parent_deleted", "node_deleted", "not_found"})
 
 
@@ -90,6 +93,8 @@ class Uploads:
     async def send_small(self, actions: Sequence[Upload]) -> None:
         """Send and commit small files, up to 500 in one session."""
         by_path = {action.entry.path: action for action in actions if self._target(action) is not None}
+        if not by_path:
+            return
         sources = [self._small_source(action) for action in by_path.values()]
         slots = asyncio.Semaphore(_BATCHES)
 
@@ -97,7 +102,27 @@ class Uploads:
             async with slots:
                 await self._send_batch([by_path[source.path] for source in batch], batch)
 
+        await self._abandon_leftovers()
         await together(*(send(batch) for batch in split_batches(sources)))
+        self._work.state.put(_BATCHES_OPEN, "")
+
+    async def _abandon_leftovers(self) -> None:
+        """Let go of batches that a crash, or a server that went away, kept from being given up.
+
+        Nobody continues a batch: it would count among the account's sessions, and its bytes as
+        reserved, for days. One whose commit is under way is left to it.
+        """
+        work = self._work
+        if work.state.get(_BATCHES_OPEN):
+            left = [upload async for upload in work.api.uploads() if self._is_left(upload)]
+            for upload in left:
+                await self._give_up(upload.id)
+        else:
+            work.state.put(_BATCHES_OPEN, "yes")
+
+    def _is_left(self, upload: OpenUpload) -> bool:
+        own = upload.device == self._work.device
+        return own and upload.batch and upload.state is UploadState.OPEN
 
     def _small_source(self, action: Upload) -> SmallSource:
         entry = action.entry

@@ -26,6 +26,7 @@ from libs.contracts.api import (
     Download,
     DownloadBatchReply,
     DownloadBatchRequest,
+    DownloadDelta,
     DownloadItem,
     FolderRequest,
     MoveRequest,
@@ -241,6 +242,13 @@ class TransferCalls(_Calls):
         return await self._ask(
             Download, Call("download", {"node_id": node_id}, query={"version": version_id})
         )
+
+    async def download_delta(
+        self, node_id: str, from_version_id: str, to_version_id: str | None
+    ) -> DownloadDelta:
+        """Return how a version is made of another; `ConflictError` "no_delta" where that saves little."""
+        query = {"from": from_version_id, "to": to_version_id}
+        return await self._ask(DownloadDelta, Call("download_delta", {"node_id": node_id}, query=query))
 
     async def download_batch(self, items: Sequence[DownloadItem]) -> DownloadBatchReply:
         """Presign reads of up to 500 files; one result for each, in order."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
+from agent.disk.look import Digest
 from agent.errors import LocalError
 from agent.transfer.blocking import guarded, in_thread
 from agent.transfer.channel import Channel
@@ -15,8 +16,9 @@ from agent.transfer.lanes import Lanes
 from agent.transfer.ranged import PAUSE, RangedDownload, opened
 from agent.transfer.ranges import in_ranges
 from agent.transfer.retry import TransientError, repeat
+from agent.transfer.spots import Spots, copy_ranges, recipe_of
 from agent.transfer.wire import Reading
-from libs.contracts.api import Download
+from libs.contracts.api import Download, DownloadDelta
 from libs.contracts.limits import MIB
 
 _IN_LOOP: Final = 64 * 1024
@@ -91,6 +93,21 @@ class Downloads:
             self._channel.tally.lost(item.size)
         raise LocalError(code="corrupt_download")
 
+    async def by_delta(self, delta: DownloadDelta, base: tuple[int, int], fd: int, digest: Digest) -> str:
+        """See `Transfer.download_delta`."""
+        base_fd, base_size = base
+        recipe = recipe_of(delta, base_size)
+        copied = await in_thread(copy_ranges, recipe, base_fd, fd)
+        self._channel.tally.settled(copied)
+        spots = Spots.of(fd, delta, recipe)
+        await RangedDownload(self._channel, self._lanes, spots).fetch()
+        found = await in_thread(_hashed, fd, digest)
+        if found == delta.content_hash:
+            self._channel.tally.file_done()
+        else:
+            self._channel.tally.lost(copied + recipe.literal_bytes)
+        return found
+
     async def _in_one(self, item: Download, fd: int) -> str:
         target = _Target(fd, item.size)
         if os.fstat(fd).st_size:
@@ -163,3 +180,12 @@ async def _append(target: _Target, piece: bytes) -> None:
         guarded(target.append, piece)
     else:
         await in_thread(target.append, piece)
+
+
+def _hashed(fd: int, digest: Digest) -> str:
+    """Return the hash of a whole file. Blocks."""
+    offset = 0
+    while piece := os.pread(fd, MIB, offset):
+        digest.update(memoryview(piece))
+        offset += len(piece)
+    return digest.hexdigest()

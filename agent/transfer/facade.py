@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import aiohttp
 
+from agent.disk.look import Digest
 from agent.remote import Api
 from agent.settings import Settings
 from agent.transfer.channel import Channel
@@ -17,7 +18,7 @@ from agent.transfer.retry import Patience
 from agent.transfer.small import SmallSource, SmallUpload, SmallUploads
 from agent.transfer.tally import Tally
 from agent.transfer.wire import Wire, s3_session
-from libs.contracts.api import Download
+from libs.contracts.api import Download, DownloadDelta
 from libs.contracts.errors import ConflictError
 from libs.contracts.tree import CommitTarget, NodeRow
 
@@ -102,6 +103,19 @@ class Transfer:
         """
         async with self._download_slots:
             return await self._downloads.fetch(item, fd, journal)
+
+    async def download_delta(
+        self, delta: DownloadDelta, base: tuple[int, int], fd: int, digest: Digest
+    ) -> str:
+        """Put a version together in the empty file `fd`; return the SHA-256 of what that gave.
+
+        `base` is an open file with the bytes of the version that the delta is from, and its size.
+        The result counts only when its hash is the one announced: else it is to be dropped and
+        the whole fetched. `digest` is given all the bytes. Raises `MalformedError` (the recipe makes no
+        sense), and as `download`.
+        """
+        async with self._download_slots:
+            return await self._downloads.by_delta(delta, base, fd, digest)
 
 
 @asynccontextmanager

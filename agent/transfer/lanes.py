@@ -28,16 +28,16 @@ class Lanes:
     TCP does with its window.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, most: int, clock: Callable[[], float] | None = None) -> None:
         self._most = most
-        self._clock = clock
+        self._clock = clock or time.monotonic
         self.width = min(_FIRST, most)
         self.rate: float | None = None
         """Bytes a second over the last full window."""
         self._busy = 0
         self._queue: deque[asyncio.Future[None]] = deque()
         self._climb = _Climb(self.width)
-        self._window_start = clock()
+        self._window_start = self._clock()
         self._window_bytes = 0
         self._window_parts = 0
         self._calm_until = 0.0

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Protocol
 
 from agent.errors import LocalError
 from agent.transfer.blocking import in_thread
@@ -57,10 +57,39 @@ async def _cut_known(channel: Channel, item: Download) -> Cut | None:
     return cut_in_parts(item.size, page.part_size, known)
 
 
+class Filled(Protocol):
+    """A file that ranges are fetched into: see `Partial`."""
+
+    item: Download
+
+    @property
+    def hashed(self) -> bool:
+        """Whether all of it is hashed."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether the next range to be hashed is there."""
+
+    def hash_next(self) -> None:
+        """Hash it. Blocks."""
+
+    def missing(self) -> Iterator[int]:
+        """Walk the numbers of the ranges that are not there."""
+
+    def arriving(self, number: int) -> Arriving:
+        """Return a range to be filled."""
+
+    def accept(self, arriving: Arriving) -> bool:
+        """Take a range that has arrived whole; say no when it is not right."""
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the whole."""
+
+
 class RangedDownload:
     """Fetches the ranges that are missing. Lanes are shared by all downloads of the process."""
 
-    def __init__(self, channel: Channel, lanes: Lanes, partial: Partial) -> None:
+    def __init__(self, channel: Channel, lanes: Lanes, partial: Filled) -> None:
         self._channel = channel
         self._lanes = lanes
         self._partial = partial

@@ -42,10 +42,10 @@ class Patience:
     So hundreds of waiting files do not each wait out a store that is away.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float] | None = None) -> None:
         self.attempts = settings.transfer_attempts
         self._seconds = settings.transfer_retry_seconds
-        self._clock = clock
+        self._clock = clock or time.monotonic
         self._failing_since: float | None = None
         self._last_failure = 0.0
 

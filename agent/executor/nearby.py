@@ -1,0 +1,119 @@
+"""Downloads that need little or nothing of the store: what this disk has is taken first.
+
+The content of another local file is copied. A version that differs little from the one on the disk is
+put together from that and the ranges it lacks. Either is verified by its hash like a download; when it
+is not right, or something is in the way, the file is fetched whole.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agent.actions import Download
+from agent.disk import DiskError, Temp
+from agent.disk.look import Digest
+from agent.duplicates import Duplicates, copy_content
+from agent.executor.work import Work, log
+from agent.model import Kind, LocalEntry, LocalKind
+from agent.transfer import in_ranges
+from libs.contracts.binary import MalformedError
+from libs.contracts.chunks import SMALLEST_CHUNKED
+from libs.contracts.errors import ConflictError, InvalidRequestError, NotFoundError
+from libs.delta.content import ContentReader
+
+_NONE: Final = (ConflictError, NotFoundError, InvalidRequestError)
+"""What a server answers that has no delta, or does not know of deltas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The file that a download replaces, and the version that it has the bytes of."""
+
+    entry: LocalEntry
+    version_id: str
+
+
+class Nearby:
+    """The downloads of one round for which the disk has something."""
+
+    def __init__(self, work: Work, actions: Sequence[Download]) -> None:
+        self._work = work
+        wanted = {action.node.content_hash for action in actions if action.node.content_hash is not None}
+        self._duplicates = Duplicates(work.state.local, wanted)
+
+    def may_help(self, action: Download) -> bool:
+        """Whether it is worth a try. Cheap."""
+        if action.node.kind is not Kind.FILE or not action.node.size:
+            return False
+        return bool(self._same(action)) or self._base(action) is not None
+
+    def _same(self, action: Download) -> list[LocalEntry]:
+        return self._duplicates.of(action.node.content_hash or "", action.node.size)
+
+    def _base(self, action: Download) -> Base | None:
+        """Return what a delta could start from: a file as both sides agreed on it, large enough."""
+        entry, known = action.expect, self._work.state.synced.get(action.node.id)
+        if entry is None or known is None or known.version_id is None or not self._work.settings.delta:
+            return None
+        is_known = entry.kind is LocalKind.FILE and entry.content_hash == known.content_hash
+        large = min(entry.stat.size, action.node.size) >= SMALLEST_CHUNKED
+        return Base(entry, known.version_id) if is_known and large else None
+
+    async def fill(self, action: Download, temp: Temp) -> bool:
+        """Give a temporary file the content that is wanted; False: it is to be fetched.
+
+        What an earlier try has fetched of a large file is not given up for a delta.
+        """
+        node, begun = action.node, os.fstat(temp.fd).st_size > 0
+        digest = self._digest(action)
+        for entry in self._same(action):
+            os.ftruncate(temp.fd, 0)
+            if await self._work.on_disk(copy_content, self._work.disk, entry, temp.fd, digest):
+                self._work.transfer.tally.settled(node.size)
+                self._work.transfer.tally.file_done()
+                return self._keep(action, digest)
+            begun, digest = False, self._digest(action)
+        base = self._base(action)
+        if base is None or (begun and in_ranges(node.size)):
+            return False
+        os.ftruncate(temp.fd, 0)
+        if await self._by_delta(action, base, temp, digest):
+            return self._keep(action, digest)
+        os.ftruncate(temp.fd, 0)
+        return False
+
+    async def _by_delta(self, action: Download, base: Base, temp: Temp, digest: Digest) -> bool:
+        node, work = action.node, self._work
+        try:
+            delta = await work.api.download_delta(node.id, base.version_id, node.version_id)
+            with work.disk.open_for_read(base.entry.path) as (fd, stat):
+                if not stat.same_content_signs(base.entry.stat) or delta.content_hash != node.content_hash:
+                    return False
+                found = await work.transfer.download_delta(delta, (fd, stat.size), temp.fd, digest)
+        except _NONE as error:
+            log.debug("no delta", path=action.path, code=error.code)
+            return False
+        except MalformedError as error:
+            log.warning("a delta makes no sense", path=action.path, detail=str(error))
+            return False
+        except DiskError as error:
+            if error.code == "stopping":
+                raise
+            return False
+        if found != node.content_hash:
+            log.warning("a delta does not give the content", path=action.path)
+        return found == node.content_hash
+
+    def _digest(self, action: Download) -> Digest:
+        """Return what hashes the content, and finds its chunks where they are to be remembered."""
+        manifests = self._work.manifests
+        reader = None if manifests is None else manifests.reader(action.node.size, action.node.content_hash)
+        return reader or hashlib.sha256()
+
+    def _keep(self, action: Download, digest: Digest) -> bool:
+        """Remember the chunks of what was read anyway."""
+        if self._work.manifests is not None and isinstance(digest, ContentReader):
+            self._work.manifests.keep(action.node.content_hash or "", digest.manifest())
+        return True

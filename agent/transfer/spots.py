@@ -1,0 +1,99 @@
+"""A version put together from another one that is on the disk, and the ranges that it lacks."""
+
+import base64
+import binascii
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from agent.transfer.ranges import RANGE_BYTES, Arriving, Journal
+from libs.contracts import recipe as recipes
+from libs.contracts.api import Download, DownloadDelta
+from libs.contracts.binary import MalformedError
+from libs.contracts.limits import MIB
+from libs.contracts.recipe import Copy, Range, Recipe, coalesce
+
+_BLOCK: Final = MIB
+
+
+def recipe_of(delta: DownloadDelta, base_size: int) -> Recipe:
+    """Return the recipe in the server's answer. Raises `MalformedError`."""
+    try:
+        recipe = recipes.decode(base64.b64decode(delta.recipe, validate=True))
+    except binascii.Error as error:
+        raise MalformedError("The recipe is not what it should be") from error
+    recipes.check(recipe, base_size, delta.size)
+    return recipe
+
+
+def copy_ranges(recipe: Recipe, base_fd: int, fd: int) -> int:
+    """Write the ranges that the base has to their places; return how many bytes that were. Blocks.
+
+    A base that became shorter leaves gaps: the hash of the whole will tell.
+    """
+    copied = 0
+    for at, op in recipe.placed():
+        if isinstance(op, Copy):
+            copied += _copy(base_fd, op.offset, fd, at, op.length)
+    return copied
+
+
+def _copy(base_fd: int, offset: int, fd: int, at: int, length: int) -> int:
+    done = 0
+    while done < length:
+        block = os.pread(base_fd, min(_BLOCK, length - done), offset + done)
+        if not block:
+            break
+        view = memoryview(block)
+        while view:
+            written = os.pwrite(fd, view, at + done)
+            view, done = view[written:], done + written
+    return done
+
+
+@dataclass(slots=True)
+class Spots:
+    """The ranges of a version that another lacks, to be fetched like those of a partial download.
+
+    Nothing is noted of them: they are few. Whether the whole is right is for its reader to say.
+    """
+
+    fd: int
+    item: Download
+    ranges: list[Range]
+
+    @staticmethod
+    def of(fd: int, item: Download, recipe: Recipe) -> "Spots":
+        """Return what a recipe leaves to be fetched."""
+        joined = coalesce(recipe.literal_ranges())
+        return Spots(fd, item, [piece for part in joined for piece in _pieces(part)])
+
+    hashed: bool = True
+    """Nobody hashes while they arrive: what lies between them is there already."""
+    leads: bool = False
+
+    def hash_next(self) -> None:
+        """There is nothing to be hashed."""
+
+    def missing(self) -> Iterator[int]:
+        """Walk the numbers of the ranges, from 1."""
+        return iter(range(1, len(self.ranges) + 1))
+
+    def arriving(self, number: int) -> Arriving:
+        """Return a range to be filled."""
+        part = self.ranges[number - 1]
+        return Arriving(self.fd, Journal(None, self.item), number, part.offset, part.length)
+
+    def accept(self, _arriving: Arriving) -> bool:
+        """Take a range that has arrived whole."""
+        return True
+
+    def digest(self) -> str:
+        """Of the whole nothing is known."""
+        return ""
+
+
+def _pieces(part: Range) -> Iterator[Range]:
+    for offset in range(part.offset, part.end, RANGE_BYTES):
+        yield Range(offset, min(RANGE_BYTES, part.end - offset))
