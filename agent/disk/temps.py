@@ -150,6 +150,10 @@ class Temps(Rooted):
         with self._temp(temp.name + _JOURNAL) as place, _plain(place.fd, place.name) as fd:
             yield fd
 
+    def has_journal(self, temp: Temp) -> bool:
+        """Whether an earlier try has begun to fetch the file in ranges."""
+        return self.has_temp(temp.name + _JOURNAL)
+
     def leftover_temps(self) -> tuple[Leftover, ...]:
         """Return what lies in the temporary folder, sorted by name."""
         with translated(TMP), self.root.state(TMP) as tmp:

@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from agent.actions import Download
@@ -17,7 +18,7 @@ from agent.disk.look import Digest
 from agent.duplicates import Duplicates, copy_content
 from agent.executor.work import Work, log
 from agent.model import Kind, LocalEntry, LocalKind
-from agent.transfer import in_ranges
+from agent.transfer.blocking import Stop, until_stopped
 from libs.contracts.binary import MalformedError
 from libs.contracts.chunks import SMALLEST_CHUNKED
 from libs.contracts.errors import ConflictError, InvalidRequestError, NotFoundError
@@ -64,25 +65,28 @@ class Nearby:
     async def fill(self, action: Download, temp: Temp) -> bool:
         """Give a temporary file the content that is wanted; False: it is to be fetched.
 
-        What an earlier try has fetched of a large file is not given up for a delta.
+        What an earlier try has fetched of a large file is not given up for a delta. A journal tells
+        it from a delta that was interrupted.
         """
-        node, begun = action.node, os.fstat(temp.fd).st_size > 0
-        digest = self._digest(action)
+        node, begun = action.node, self._work.disk.has_journal(temp)
         for entry in self._same(action):
-            os.ftruncate(temp.fd, 0)
-            if await self._work.on_disk(copy_content, self._work.disk, entry, temp.fd, digest):
+            digest = self._digest(action)
+            # Who is cancelled waits for the thread: it writes by a number that another file may get.
+            if await until_stopped(partial(self._copied, entry, temp.fd, digest)):
                 self._work.transfer.tally.settled(node.size)
                 self._work.transfer.tally.file_done()
                 return self._keep(action, digest)
-            begun, digest = False, self._digest(action)
-        base = self._base(action)
-        if base is None or (begun and in_ranges(node.size)):
+        base, digest = self._base(action), self._digest(action)
+        if base is None or begun:
             return False
         os.ftruncate(temp.fd, 0)
         if await self._by_delta(action, base, temp, digest):
             return self._keep(action, digest)
         os.ftruncate(temp.fd, 0)
         return False
+
+    def _copied(self, entry: LocalEntry, fd: int, digest: Digest, stop: Stop) -> bool:
+        return copy_content(self._work.disk, entry, fd, digest, stop=stop)
 
     async def _by_delta(self, action: Download, base: Base, temp: Temp, digest: Digest) -> bool:
         node, work = action.node, self._work

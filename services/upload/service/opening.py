@@ -1,6 +1,6 @@
 """Opening sessions, and joining those that are open."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -161,7 +161,16 @@ class Opening:
         if not await self._deps.sessions.touch(session.id, owner.device, now, expires_at):
             return None
         joined = replace(session, device=owner.device, updated_at=now, expires_at=expires_at)
-        return (await self._shown(joined)).model_copy(update={"joined": True})
+        sent = await self._sent(joined)
+        return (await self._shown(joined, sent)).model_copy(update={"joined": True})
+
+    async def _sent(self, session: Session) -> frozenset[int]:
+        """Return the entries whose one request has been made: S3 holds what it was bound to."""
+        bound = {entry.index: entry.put_bound() for entry in session.entries if entry.needs_put()}
+        found = {index: await self._deps.objects.head(key) for index, (key, _, _) in bound.items()}
+        return frozenset(
+            index for index, (_, size, _) in bound.items() if (at := found[index]) and at.size == size
+        )
 
     def _rewished(self, session: Session, wish: Wish) -> Session:
         """Return an open session as the device that joins can go on with it.
@@ -175,9 +184,9 @@ class Opening:
         wished = by_delta(session, wish.offer)
         return session if wished.entries == session.entries else wished
 
-    async def _shown(self, session: Session) -> Upload:
+    async def _shown(self, session: Session, sent: Collection[int] = ()) -> Upload:
         if session.multipart:
             session, held = await self._multiparts.revived(session)
             return shown(session, parts=await self._multiparts.rows(session, held, reconcile=True))
-        to_send = [entry for entry in session.entries if entry.needs_put()]
+        to_send = [entry for entry in session.entries if entry.needs_put() and entry.index not in sent]
         return shown(session, puts=await presign_puts(self._deps.objects, to_send))
