@@ -70,11 +70,15 @@ class ObjectStore(Protocol):
     def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """Stream an object's bytes, or a range of them, in chunks of at most 1 MiB.
 
-        Raises `NotFoundError`. `length` is at least 1; a range beyond the end gives fewer bytes.
+        Raises `NotFoundError`, and `UnavailableError` also in the middle: what ends without an error is
+        all that S3 said it would send. `length` is at least 1; a range beyond the end gives fewer bytes.
         """
 
     async def put(self, key: str, body: bytes) -> None:
-        """Store a small object that a service itself makes; one that is there is replaced."""
+        """Store a small object that a service itself makes, its SHA-256 named for S3 to check.
+
+        One that is there is replaced.
+        """
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there count as done."""

@@ -14,6 +14,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import aioboto3
+from aiohttp import ClientError as LineError
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import parse_timestamp
@@ -31,6 +32,7 @@ _GONE: Final = {"404", "NoSuchKey", "NotFound"}
 _NO_KEY: Final = {"NoSuchKey"}
 """A 404 that says no more may come from something in front of S3, and is no reason to give bytes up."""
 _NO_UPLOAD: Final = {"NoSuchUpload"}
+_BEYOND_END: Final = {"InvalidRange"}
 _BAD_PART: Final = {"InvalidPart", "BadDigest"}
 """What sending parts again can cure; other refusals mean that this S3 does not join as Lockstep asks."""
 
@@ -184,12 +186,17 @@ class S3ObjectStore:
             async with answer["Body"] as body:
                 async for chunk in body.content.iter_chunked(MIB):
                     yield chunk
-        except (TimeoutError, ClientError, BotoCoreError, OSError) as error:
+        except ClientError as error:
+            if _code(error) not in _BEYOND_END:
+                raise _translated(error) from error
+        except (TimeoutError, BotoCoreError, LineError, OSError) as error:
             raise _translated(error) from error
 
     async def put(self, key: str, body: bytes) -> None:
-        """Store a small object that a service itself makes."""
-        await _translate(self._inner.put_object)(Bucket=self._bucket, Key=key, Body=body)
+        """See the port."""
+        digest = (await asyncio.to_thread(sha256, body)).hexdigest()
+        put = _translate(self._inner.put_object)
+        await put(Bucket=self._bucket, Key=key, Body=body, ChecksumSHA256=_b64(digest))
 
     async def delete(self, keys: Sequence[str]) -> None:
         """See the port."""
