@@ -8,10 +8,11 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from typing import Final
 
 from agent.disk import BlockedError, Disk, DiskError
-from agent.disk.look import BLOCK, Digest
+from agent.disk.look import BLOCK, Digest, Stop
 from agent.errors import LocalError
 from agent.model import LocalEntry, LocalKind
 
@@ -50,17 +51,23 @@ class Duplicates:
         return found
 
 
-def copy_content(disk: Disk, entry: LocalEntry, fd: int, digest: Digest | None = None) -> bool:
-    """Write a file's content into an open, empty file; say whether it is all there and as `entry` says.
+def copy_content(
+    disk: Disk, entry: LocalEntry, fd: int, digest: Digest | None = None, *, stop: Stop | None = None
+) -> bool:
+    """Make an open file's content that of another file; say whether it is all there and as `entry` says.
 
-    Otherwise the open file is empty again. Blocks. `digest` makes more of the bytes. Raises
-    `LocalError` "unwritable", and `BlockedError` "stopping" when the agent wants to end.
+    Otherwise the open file is empty, or as it was when the other one shows at once that it is not
+    what it was. Blocks. `digest` makes more of the bytes. Raises `LocalError` "unwritable", and
+    `BlockedError` "stopping" when the agent wants to end, or `stop` says so.
     """
-    digest = digest or hashlib.sha256()
+    digest, begun = digest or hashlib.sha256(), False
     try:
         with disk.open_for_read(entry.path) as opened:
             if opened.stat.same_content_signs(entry.stat):
-                for block in _blocks(disk, opened.fd, entry.stat.size):
+                _empty(fd)
+                begun = True
+                for block in _blocks(opened.fd, entry.stat.size):
+                    _check_wanted(disk, stop)
                     digest.update(block)
                     _write(fd, block)
                 if digest.hexdigest() == entry.content_hash:
@@ -68,25 +75,40 @@ def copy_content(disk: Disk, entry: LocalEntry, fd: int, digest: Digest | None =
     except DiskError as error:
         if error.code == "stopping":
             raise
-    os.ftruncate(fd, 0)
-    os.lseek(fd, 0, os.SEEK_SET)
+    if begun:
+        _empty(fd)
     return False
 
 
-def _blocks(disk: Disk, fd: int, size: int) -> Iterator[memoryview]:
+def _check_wanted(disk: Disk, stop: Stop | None) -> None:
+    if disk.stopping or (stop is not None and stop()):
+        raise BlockedError("The agent is stopping", code="stopping")
+
+
+def _empty(fd: int) -> None:
+    with _as_unwritable():
+        os.ftruncate(fd, 0)
+        os.lseek(fd, 0, os.SEEK_SET)
+
+
+def _blocks(fd: int, size: int) -> Iterator[memoryview]:
     """Yield a file's bytes, at most one block more than `size`; each is overwritten by the next."""
     buffer = memoryview(bytearray(BLOCK))
     offset = 0
     while offset <= size and (count := os.preadv(fd, [buffer], offset)):
-        if disk.stopping:
-            raise BlockedError("The agent is stopping", code="stopping")
         yield buffer[:count]
         offset += count
 
 
 def _write(fd: int, block: memoryview) -> None:
-    try:
+    with _as_unwritable():
         while block:
             block = block[os.write(fd, block) :]
+
+
+@contextmanager
+def _as_unwritable() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise LocalError(f"The file cannot be written: {error.strerror}", code="unwritable") from error

@@ -14,7 +14,7 @@ import threading
 import time
 from bisect import insort
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -88,15 +88,15 @@ class Manifests:
             self._since += written
             self._fresh.add(content_hash)
 
-    def learn(self, fd: int, size: int, content_hash: str) -> bool:
-        """Read an open file and keep its manifest; say whether it has that content.
+    def learn(self, fd: int, size: int, content_hash: str, stop: Callable[[], bool] = bool) -> bool:
+        """Read an open file, unless `stop` says so, and keep its manifest; say whether it has that content.
 
         For a download that was not read through `reader` while it was put together.
         """
         reader = ContentReader(size)
         offset = 0
         with _tolerating("read"):
-            while piece := os.pread(fd, MIB, offset):
+            while not stop() and (piece := os.pread(fd, MIB, offset)):
                 reader.update(piece)
                 offset += len(piece)
         if reader.hexdigest() != content_hash:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from agent.actions import Download
@@ -15,7 +16,7 @@ from agent.executor.nearby import Nearby
 from agent.executor.work import Work, agreed, chunks, log
 from agent.model import Kind, LocalEntry, RemoteNode
 from agent.transfer import in_ranges
-from agent.transfer.blocking import in_thread
+from agent.transfer.blocking import until_stopped
 from agent.transfer.retry import together
 from libs.contracts.api import Download as Source
 from libs.contracts.api import DownloadItem
@@ -154,7 +155,7 @@ class Downloads:
         if manifests is None or manifests.reader(node.size, node.content_hash) is None:
             return
         with suppress(DiskError), self._work.disk.open_for_read(entry.path) as (fd, _):
-            await in_thread(manifests.learn, fd, node.size, node.content_hash or "")
+            await until_stopped(partial(manifests.learn, fd, node.size, node.content_hash or ""))
 
     async def _installed(self, action: Download, source: Source | None) -> LocalEntry:
         """Fetch, verified, and install. A larger file goes on where an earlier try stopped."""

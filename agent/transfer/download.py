@@ -5,12 +5,13 @@ import hashlib
 import os
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
 from agent.disk.look import Digest
 from agent.errors import LocalError
-from agent.transfer.blocking import guarded, in_thread
+from agent.transfer.blocking import Stop, guarded, in_thread, until_stopped
 from agent.transfer.channel import Channel
 from agent.transfer.lanes import Lanes
 from agent.transfer.ranged import PAUSE, RangedDownload, opened
@@ -97,11 +98,11 @@ class Downloads:
         """See `Transfer.download_delta`."""
         base_fd, base_size = base
         recipe = recipe_of(delta, base_size)
-        copied = await in_thread(copy_ranges, recipe, base_fd, fd)
+        copied = await until_stopped(partial(copy_ranges, recipe, base_fd, fd))
         self._channel.tally.settled(copied)
         spots = Spots.of(fd, delta, recipe)
         await RangedDownload(self._channel, self._lanes, spots).fetch()
-        found = await in_thread(_hashed, fd, digest)
+        found = await until_stopped(partial(_hashed, fd, digest))
         if found == delta.content_hash:
             self._channel.tally.file_done()
         else:
@@ -182,10 +183,10 @@ async def _append(target: _Target, piece: bytes) -> None:
         await in_thread(target.append, piece)
 
 
-def _hashed(fd: int, digest: Digest) -> str:
-    """Return the hash of a whole file. Blocks."""
+def _hashed(fd: int, digest: Digest, stop: Stop) -> str:
+    """Return the hash of a whole file, or of as much of it as was read until `stop`. Blocks."""
     offset = 0
-    while piece := os.pread(fd, MIB, offset):
+    while not stop() and (piece := os.pread(fd, MIB, offset)):
         digest.update(memoryview(piece))
         offset += len(piece)
     return digest.hexdigest()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from agent.transfer.blocking import Stop, never
 from agent.transfer.ranges import RANGE_BYTES, Arriving, Journal
 from libs.contracts import recipe as recipes
 from libs.contracts.api import Download, DownloadDelta
@@ -27,21 +28,22 @@ def recipe_of(delta: DownloadDelta, base_size: int) -> Recipe:
     return recipe
 
 
-def copy_ranges(recipe: Recipe, base_fd: int, fd: int) -> int:
+def copy_ranges(recipe: Recipe, base_fd: int, fd: int, stop: Stop = never) -> int:
     """Write the ranges that the base has to their places; return how many bytes that were. Blocks.
 
-    A base that became shorter leaves gaps: the hash of the whole will tell.
+    A base that became shorter leaves gaps, and so does `stop`: the hash of the whole will tell.
     """
     copied = 0
     for at, op in recipe.placed():
         if isinstance(op, Copy):
-            copied += _copy(base_fd, op.offset, fd, at, op.length)
+            copied += _copy((base_fd, op.offset), (fd, at), op.length, stop)
     return copied
 
 
-def _copy(base_fd: int, offset: int, fd: int, at: int, length: int) -> int:
+def _copy(source: tuple[int, int], target: tuple[int, int], length: int, stop: Stop) -> int:
+    (base_fd, offset), (fd, at) = source, target
     done = 0
-    while done < length:
+    while done < length and not stop():
         block = os.pread(base_fd, min(_BLOCK, length - done), offset + done)
         if not block:
             break
