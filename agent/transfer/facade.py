@@ -89,6 +89,7 @@ class Transfer:
             except ConflictError as error:
                 if error.code not in _SEND_AGAIN or sends >= _MAX_SENDS:
                     raise
+                self.tally.lost(source.size, files=1)
                 if error.code == "delta_refused" and source.delta is not None:
                     source.delta.refused()
                     source = replace(source, delta=None)

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -38,6 +38,8 @@ _FIRST_URLS: Final = 2
 """Parts in the first request for URLs: the first bytes travel before more parts are hashed."""
 _FRESH_SECONDS: Final = 60.0
 """A group of URLs that took longer to be used up is followed by a smaller one, a faster by a larger one."""
+_MOST_DISPUTES: Final = 2
+"""About the parts of one file: with a note that was wrong, and then with a session that was told of one."""
 _UNDER_WAY = frozenset({UploadState.COMPLETING, UploadState.COMMITTING})
 _WHOLE = _UNDER_WAY | {UploadState.COMMITTED}
 """States of a session whose bytes are all in S3."""
@@ -116,11 +118,12 @@ class _Part:
 
 
 class _ForeignPartsError(LocalError):
-    """The session holds, or was announced, a part that is not the file's."""
+    """The session holds, or was announced, other parts than this device has read or remembers."""
 
-    def __init__(self, upload_id: str) -> None:
+    def __init__(self, upload_id: str, claimed: Sequence[_Part]) -> None:
         super().__init__("The file is not what this upload began with", code="changed")
         self.upload_id = upload_id
+        self.claimed = claimed
 
 
 class LargeUploads:
@@ -132,23 +135,27 @@ class LargeUploads:
 
     async def upload(self, source: LargeSource) -> LargeUpload:
         """See `Transfer.upload_large`."""
-        try:
-            return await self._send(source)
-        except _ForeignPartsError as error:
-            await self._drop(error, source)
-            return await self._send(source)
+        for _ in range(_MOST_DISPUTES):
+            try:
+                return await self._send(source)
+            except _ForeignPartsError as error:
+                await self._settle(error, source)
+        return await self._send(source)
 
-    async def _drop(self, error: _ForeignPartsError, source: LargeSource) -> None:
+    async def _settle(self, error: _ForeignPartsError, source: LargeSource) -> None:
         """Abort a session that can never be completed, because it has parts of another content.
 
-        They were read, here or on another device, while the file changed. Raises "changed" unless
-        the file itself is, to the last byte, what was announced.
+        They were read, here or on another device, while the file changed. A session whose parts are
+        right is left alone, since another device may be at work on it: then the notes were wrong, or
+        the disk has once given other bytes. Raises "changed" unless the file itself is, to the last
+        byte, what was announced: only that proves what its parts are.
         """
         source.notes.forget()
-        whole = await asyncio.to_thread(_measure, source, 1, 0, source.size)
-        if whole.digest != source.content_hash or not await asyncio.to_thread(source.unchanged):
+        proven = await asyncio.to_thread(_proven, source, error.claimed)
+        if proven is None or not await asyncio.to_thread(source.unchanged):
             raise error
-        await self._channel.api.abort_upload(error.upload_id)
+        if proven == [part.digest for part in error.claimed]:
+            await self._channel.api.abort_upload(error.upload_id)
 
     async def _send(self, source: LargeSource) -> LargeUpload:
         async with packed(source.delta, source.fd, source.size) as delta:
@@ -181,14 +188,20 @@ class LargeUploads:
         self._channel.tally.resumes(
             sum(part_span(source.size, size, part.number)[1] for part in session.parts)
         )
+        run = _PartsRun(self._channel, self._lanes, session, source)
         try:
-            await _PartsRun(self._channel, self._lanes, session, source).send()
+            await run.send()
         except ConflictError as error:
+            self._channel.tally.lost(run.settled)
             if error.code != "upload_not_open":
                 raise
             now = await self._channel.api.get_upload(session.id)
             if now.state not in _WHOLE:
                 raise
+            self._channel.tally.settled(source.size)
+        except _ForeignPartsError:
+            self._channel.tally.lost(run.settled)
+            raise
 
     async def _open(self, source: LargeSource, delta: Packed | None) -> Upload:
         """Open or join a session; one that is being committed elsewhere is waited for."""
@@ -218,11 +231,10 @@ class LargeUploads:
             except ConflictError as error:
                 if error.code != "verification_pending":
                     raise
+            await asyncio.sleep(_VERIFYING.delay(attempt))
+            attempt += 1
             if time.monotonic() > deadline:
                 request = request.model_copy(update={"send_anyway": True})
-            else:
-                await asyncio.sleep(_VERIFYING.delay(attempt))
-                attempt += 1
 
     async def _send_whole(self, upload_id: str, signed: SignedRequest, source: LargeSource) -> None:
         part = await asyncio.to_thread(_measure, source, 1, 0, source.size)
@@ -257,6 +269,8 @@ class _PartsRun:
         self._recorded_at = time.monotonic()
         self._unrecorded: dict[int, str] = {}
         self._unnoted: dict[int, str] = {}
+        self.settled = 0
+        """Bytes of parts that were counted as being where they are to be."""
 
     async def send(self) -> None:
         """Send what S3 does not hold yet. Raises `LocalError` "changed"."""
@@ -307,16 +321,20 @@ class _PartsRun:
         if held is None:
             return part
         if held != part.digest:
-            raise _ForeignPartsError(self._upload_id)
+            raise _ForeignPartsError(self._upload_id, [part])
         if known is None:
             self._note(part)
-        self._channel.tally.settled(length)
+        self._there(length)
         return None
 
     def _is_there(self, part: _Part) -> None:
         """Another device has sent the part since this one joined."""
         self._note(part)
-        self._channel.tally.settled(part.length)
+        self._there(part.length)
+
+    def _there(self, count: int) -> None:
+        self._channel.tally.settled(count)
+        self.settled += count
 
     def _note(self, part: _Part) -> None:
         """Remember a part that S3 holds without having been told by this run; many in one write."""
@@ -335,7 +353,7 @@ class _PartsRun:
             return await self._api.upload_urls(self._upload_id, request)
         except ConflictError as error:
             if error.code == "part_digest_fixed":
-                raise _ForeignPartsError(self._upload_id) from error
+                raise _ForeignPartsError(self._upload_id, parts) from error
             raise
 
     async def _in_a_lane(self, tasks: asyncio.TaskGroup, job: Coroutine[Any, Any, None]) -> None:
@@ -357,6 +375,7 @@ class _PartsRun:
         await self._send_part(part, signed)
         self._lanes.moved(part.length)
         self._channel.tally.sent(part.length)
+        self.settled += part.length
         self._unrecorded[part.number] = part.digest
         due = time.monotonic() - self._recorded_at >= _RECORD_SECONDS
         if due or len(self._unrecorded) >= _RECORD_EVERY:
@@ -381,7 +400,7 @@ class _PartsRun:
         if part.noted:
             again = await asyncio.to_thread(_measure, self._source, part.number, part.offset, part.length)
             if again.digest != part.digest:
-                raise _ForeignPartsError(self._upload_id)
+                raise _ForeignPartsError(self._upload_id, [again])
 
     async def _record(self) -> None:
         """Tell the server, and this device's memory, of parts that are in S3."""
@@ -412,6 +431,25 @@ def _measure(source: LargeSource, number: int, offset: int, length: int) -> _Par
         digest.update(piece)
         position += len(piece)
     return _Part(number, offset, length, digest.hexdigest())
+
+
+def _proven(source: LargeSource, claimed: Sequence[_Part]) -> list[str] | None:
+    """Return what parts, in any order, hash to in one reading of the whole; None when that is not the file.
+
+    Raises as `_measure`. Blocks.
+    """
+    whole = hashlib.sha256()
+    parts = {part.number: hashlib.sha256() for part in claimed}
+    position = 0
+    while position < source.size:
+        piece = memoryview(read_piece(source.fd, position, min(MIB, source.size - position)))
+        whole.update(piece)
+        for part in claimed:
+            first, end = part.offset - position, part.offset + part.length - position
+            parts[part.number].update(piece[max(0, first) : max(0, end)])
+        position += len(piece)
+    right = whole.hexdigest() == source.content_hash
+    return [parts[part.number].hexdigest() for part in claimed] if right else None
 
 
 def read_piece(fd: int, offset: int, length: int) -> bytes:

@@ -86,8 +86,9 @@ class Tally:
             moving.resumed_bytes += count
         self._settle(count)
 
-    def lost(self, count: int) -> None:
-        """Take back bytes that were counted and turned out damaged: they travel again."""
+    def lost(self, count: int, *, files: int = 0) -> None:
+        """Take back bytes, and files, that were counted and turned out not to be there: they travel again."""
+        self.settled_files -= files
         self._settle(-count)
 
     def flying(self, count: int) -> None:

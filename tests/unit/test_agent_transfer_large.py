@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from agent.errors import LocalError
-from agent.transfer import LargeSource, Transfer
+from agent.transfer import LargeSource, Transfer, large
 from libs.contracts.errors import ConflictError, UnavailableError
 from libs.contracts.tree import CommitTarget
 from tests.support.agent_api import NAMESPACE, NODE, UPLOAD, linked_transfer, row, upload
@@ -439,6 +439,61 @@ async def test_a_digest_noted_wrongly_is_found_out_and_the_upload_begins_anew(
     assert notes.forgotten == 1
     assert len(server.calls(SESSION, "DELETE")) == 1
     assert notes.digests == {n: sha(part) for n, part in PARTS.items()}
+
+
+@pytest.mark.parametrize("held", [{2: sha(PARTS[2])}, {}], ids=["held", "announced"])
+async def test_a_digest_noted_wrongly_does_not_end_a_session_that_another_device_works_on(
+    server: ScriptedServer, transfer: Transfer, fd: int, held: dict[int, str]
+) -> None:
+    server.on("POST", "/v1/uploads", session(held, joined=True))
+    if not held:
+        server.on("POST", f"{SESSION}/urls", problem("part_digest_fixed"))
+    accept_parts(server)
+    notes = Notes({2: "0" * 64})
+
+    await transfer.upload_large(source(fd, notes=notes))
+
+    assert not server.calls(SESSION, "DELETE")
+    assert sorted(sent(server)) == sorted(set(PARTS) - set(held))
+    assert notes.digests == {n: sha(part) for n, part in PARTS.items()}
+    assert transfer.tally.settled_bytes == len(CONTENT)
+
+
+async def test_a_disk_that_once_reads_other_bytes_does_not_end_a_session_that_another_device_works_on(
+    server: ScriptedServer, transfer: Transfer, fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.on("POST", "/v1/uploads", session({n: sha(PARTS[n]) for n in (1, 2, 3)}, joined=True))
+    accept_parts(server)
+    real, faulty = large.read_piece, [2 * PART]
+
+    def read_piece(handle: int, offset: int, length: int) -> bytes:
+        piece = real(handle, offset, length)
+        if offset not in faulty:
+            return piece
+        faulty.remove(offset)
+        return bytes(len(piece))
+
+    monkeypatch.setattr(large, "read_piece", read_piece)
+
+    await transfer.upload_large(source(fd))
+
+    assert faulty == [], "it was read wrongly"
+    assert not server.calls(SESSION, "DELETE")
+    assert sorted(sent(server)) == [4, 5]
+
+
+async def test_a_file_that_is_sent_again_counts_once(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session({n: sha(part) for n, part in PARTS.items()}), session())
+    done = {"upload_id": UPLOAD, "state": "committed", "results": [{"index": 0, "row": row()}]}
+    server.on("POST", f"{SESSION}/complete", problem("parts_missing"), says(done))
+    accept_parts(server)
+
+    await transfer.commit_large(source(fd), TARGET)
+
+    assert sorted(sent(server)) == [1, 2, 3, 4, 5]
+    assert (transfer.tally.settled_bytes, transfer.tally.settled_files) == (len(CONTENT), 1)
 
 
 async def test_content_that_the_server_is_just_verifying_is_waited_for_and_not_sent(
