@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import aiohttp
@@ -19,7 +19,7 @@ from agent.transfer.small import SmallSource, SmallUpload, SmallUploads
 from agent.transfer.tally import Tally
 from agent.transfer.wire import Wire, s3_session
 from libs.contracts.api import Download, DownloadDelta
-from libs.contracts.errors import ConflictError
+from libs.contracts.errors import ConflictError, LockstepError
 from libs.contracts.tree import CommitTarget, NodeRow
 
 _SEND_AGAIN = frozenset(
@@ -88,11 +88,22 @@ class Transfer:
                 return await self._api.complete_upload(upload.upload_id, target)
             except ConflictError as error:
                 if error.code not in _SEND_AGAIN or sends >= _MAX_SENDS:
+                    await self._let_go(upload)
                     raise
                 self.tally.lost(source.size, files=1)
                 if error.code == "delta_refused" and source.delta is not None:
                     source.delta.refused()
                     source = replace(source, delta=None)
+
+    async def _let_go(self, upload: LargeUpload) -> None:
+        """End a refused session that no byte was sent for.
+
+        It can be opened again for nothing, and there may be no need to: when another device has
+        committed the same content, nobody would ever end it. One that holds bytes stays for the next try.
+        """
+        if upload.stored:
+            with suppress(LockstepError):
+                await self._api.abort_upload(upload.upload_id)
 
     async def download(self, item: Download, fd: int, journal: int | None = None) -> str:
         """Fetch into the file `fd` (open for reading and writing) and return its SHA-256.

@@ -109,10 +109,13 @@ def is_there(device: Device, path: str) -> bool:
 
 
 def check_one_version(device: Device, path: str) -> None:
-    """The server has what the device has, once, and no session is left."""
+    """The server has what the device has, once, and no session is left that holds bytes.
+
+    An agent may have died with one open that it needed none for, its content having just been committed.
+    """
     assert is_there(device, path)
     assert len(versions(device, device.ls()[path]["id"])) == 1
-    assert not live(device)
+    assert {entry["mode"] for session in live(device) for entry in session["entries"]} <= {"stored"}
     assert device.names() == set(device.ls()), "no conflicted copy"
 
 

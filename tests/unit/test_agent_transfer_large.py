@@ -332,6 +332,24 @@ async def test_a_conflict_is_not_answered_by_sending_again(
     assert len(sent(server)) == 5
 
 
+@pytest.mark.parametrize("bytes_sent", [True, False])
+async def test_a_refused_session_is_ended_when_no_byte_was_sent_for_it(
+    server: ScriptedServer, transfer: Transfer, fd: int, bytes_sent: bool
+) -> None:
+    """Nobody may come back to it: another device may have committed the same content."""
+    stored = {"index": 0, "mode": "stored", "content_hash": sha(CONTENT), "size": len(CONTENT)}
+    server.on("POST", "/v1/uploads", session() if bytes_sent else says(upload([stored]), 201))
+    server.on("POST", f"{SESSION}/complete", problem("name_taken"))
+    server.on("DELETE", SESSION, says(None, 204))
+    accept_parts(server)
+
+    with pytest.raises(ConflictError, match="name_taken"):
+        await transfer.commit_large(source(fd), TARGET)
+    assert bool(server.calls(SESSION, "DELETE")) == (not bytes_sent), (
+        "what was sent is there for the next try"
+    )
+
+
 async def test_no_more_parts_travel_at_once_than_allowed(
     server: ScriptedServer, transfer: Transfer, file: Path
 ) -> None:
