@@ -12,11 +12,11 @@ left over are all a `MalformedError`. Whether the result is right is for its SHA
 
 import struct
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import BinaryIO, Final
+from typing import Final, Protocol
 
 from libs.contracts.binary import MalformedError
 from libs.contracts.recipe import MAX_OPS, MAX_RECIPE_BYTES, Range, Recipe, decode, encode
@@ -44,6 +44,13 @@ Read = Callable[[int, int], bytes]
 """Returns bytes of the target at an offset: as many as asked for, or fewer, none at its end."""
 
 
+class Out(Protocol):
+    """What a delta object is written to: an open file."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take all the bytes."""
+
+
 class ShortReadError(Exception):
     """The target is shorter than its recipe says: it changed."""
 
@@ -59,7 +66,7 @@ class Written:
 # Writing --------------------------------------------------------------------------------------
 
 
-def write(recipe: Recipe, read: Read, out: BinaryIO) -> Written:
+def write(recipe: Recipe, read: Read, out: Out) -> Written:
     """Write the delta object of a recipe, the literals read from the target. Blocks; memory is bounded.
 
     Raises `ShortReadError`, and what `read` and `out` raise.
@@ -89,7 +96,7 @@ def _pieces(part: Range, read: Read) -> Iterator[bytes]:
 class _Hashing:
     """A file that is hashed while it is written."""
 
-    def __init__(self, out: BinaryIO) -> None:
+    def __init__(self, out: Out) -> None:
         self._out = out
         self.size = 0
         self.sha256 = sha256()
@@ -184,12 +191,26 @@ def _malformed() -> Iterator[None]:
         raise MalformedError(f"This is not compressed as it should be: {error}") from error
 
 
-class Delta:
-    """A delta object that arrives over an asynchronous stream."""
+InThread = Callable[..., Awaitable[bytes | None]]
+"""Calls a function with arguments, perhaps in a thread, and returns what it returns."""
 
-    def __init__(self, pieces: AsyncIterable[bytes], *, max_ops: int = MAX_OPS) -> None:
+
+async def _here(call: Callable[..., bytes | None], *arguments: object) -> bytes | None:
+    return call(*arguments)
+
+
+class Delta:
+    """A delta object that arrives over an asynchronous stream.
+
+    Reading the longest recipe takes half a second: by `in_thread` others go on meanwhile.
+    """
+
+    def __init__(
+        self, pieces: AsyncIterable[bytes], *, max_ops: int = MAX_OPS, in_thread: InThread = _here
+    ) -> None:
         self._pieces = aiter(pieces)
         self._reader = Reader(max_ops=max_ops)
+        self._in_thread = in_thread
         self._early: Iterator[bytes] = iter(())
 
     async def recipe(self) -> Recipe:
@@ -199,7 +220,7 @@ class Delta:
             if piece is None:
                 raise MalformedError("The delta is cut off")
             self._early = self._reader.feed(piece)
-            first = next(self._early, None)
+            first = await self._in_thread(next, self._early, None)
             if first is not None:
                 self._early = _chained(first, self._early)
         return self._reader.recipe
