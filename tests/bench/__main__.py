@@ -5,13 +5,17 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.bench import transfer
-from tests.bench.results import Results, write_json
+from tests.bench import delta, history, transfer
+from tests.bench.results import Report, write_json
 from tests.bench.world import World, bench_world, missing_room
 from tests.large.size import bytes_of
 
-BENCHMARKS: Mapping[str, Callable[[World], Results]] = {"transfer": transfer.run}
-"""A further one is a module with `run(world) -> Results`, and a line here."""
+BENCHMARKS: Mapping[str, Callable[[World], Report]] = {
+    "transfer": transfer.run,
+    "delta": delta.run,
+    "history": history.run,
+}
+"""A further one is a module with `run(world) -> Report`, and a line here."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -35,7 +39,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Run the benchmarks. 0: measured; 2: there is no room."""
     given = parse(arguments)
-    missing = missing_room(given.size, given.rounds * transfer.COPIES)
+    missing = missing_room(given.size, given.rounds * transfer.COPIES + delta.COPIES)
     if missing is not None:
         print(missing, file=sys.stderr)
         return 2

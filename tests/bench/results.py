@@ -4,10 +4,11 @@ import json
 import os
 import platform
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from tests.bench.child import Cost
 
@@ -22,6 +23,20 @@ class Sample:
     tool: str
     size: int
     cost: Cost
+
+
+class Report(Protocol):
+    """What a benchmark gives: notes on how it was measured, a table, and all numbers for machines."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Said before the table."""
+
+    def table(self) -> str:
+        """For people."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
 
 
 @dataclass
@@ -82,7 +97,7 @@ class Results:
         }
 
 
-def write_json(path: Path, all_results: list[Results]) -> None:
+def write_json(path: Path, all_results: Sequence[Report]) -> None:
     """Write what programs read, with the machine it was measured on."""
     machine = {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
     found = {"machine": machine, "benchmarks": [results.as_json() for results in all_results]}
