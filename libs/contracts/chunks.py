@@ -21,9 +21,9 @@ DIGEST_BYTES: Final = 16
 """Of BLAKE3, whose output may be cut. Whatever is put together by digests is verified by the SHA-256
 of the whole, so two chunks with one digest would cost a full transfer, never a wrong file."""
 
-_CLASSES: Final = ((80 * MIB, 4 * 1024), (1280 * MIB, 16 * 1024), (20 * GIB, 64 * 1024))
+_CLASSES: Final = ((640 * MIB, 4 * 1024), (10 * GIB, 16 * 1024), (40 * GIB, 64 * 1024))
 """Sizes up to which an average is used. Files often have round sizes, and one that passes a border
-travels whole once: so the borders lie a quarter above 64 MiB, 1 GiB and 16 GiB."""
+travels whole once: so the borders lie a quarter above 512 MiB, 8 GiB and 32 GiB."""
 _LARGEST_AVERAGE: Final = 256 * 1024
 AVERAGES: Final = frozenset({average for _, average in _CLASSES} | {_LARGEST_AVERAGE})
 
@@ -38,7 +38,8 @@ def average_for(size: int) -> int | None:
     """Return the chunk size aimed at for a file of `size` bytes; None when it has no manifest.
 
     Small files have small chunks, because an edit costs about two: rsync's blocks are the square root
-    of the size. Contents of different averages have no chunks in common.
+    of the size, up to 128 KiB, and a database has thousands of edits. A manifest has at most some
+    650,000 chunks in files up to 40 GiB. Contents of different averages have no chunks in common.
     """
     if size < SMALLEST_CHUNKED:
         return None

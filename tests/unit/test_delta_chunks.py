@@ -44,12 +44,12 @@ def encoded(manifest: Manifest) -> bytes:
         (0, None),
         (256 * 1024 - 1, None),
         (256 * 1024, 4096),
-        (80 * MIB, 4096),
-        (80 * MIB + 1, 16384),
-        (1280 * MIB, 16384),
-        (1280 * MIB + 1, 65536),
-        (20 * GIB, 65536),
-        (20 * GIB + 1, 262144),
+        (640 * MIB, 4096),
+        (640 * MIB + 1, 16384),
+        (10 * GIB, 16384),
+        (10 * GIB + 1, 65536),
+        (40 * GIB, 65536),
+        (40 * GIB + 1, 262144),
         (TIB, 262144),
     ],
 )
@@ -57,7 +57,7 @@ def test_the_larger_a_file_the_larger_its_chunks(size: int, average: int | None)
     assert average_for(size) == average
 
 
-@pytest.mark.parametrize("size", [64 * MIB, GIB, 16 * GIB])
+@pytest.mark.parametrize("size", [64 * MIB, 512 * MIB, GIB, 8 * GIB, 32 * GIB])
 def test_a_file_of_a_round_size_that_grows_stays_comparable(size: int) -> None:
     assert average_for(size + size // 5) == average_for(size)
 
@@ -158,7 +158,7 @@ def test_a_small_content_has_no_manifest() -> None:
 
 
 def test_a_content_that_is_of_another_class_than_announced_has_no_manifest() -> None:
-    reader = ContentReader(100 * MIB)
+    reader = ContentReader(700 * MIB)
     reader.update(bytes(300_000))
     assert reader.manifest() is None
 
