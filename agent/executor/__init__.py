@@ -33,6 +33,7 @@ from agent.executor.downloads import Downloads
 from agent.executor.downloads import is_large as is_large_download
 from agent.executor.tree import TreeChanges
 from agent.executor.uploads import Uploads
+from agent.executor.uploads import is_large as is_large_upload
 from agent.executor.work import Tally, Work, log
 from agent.transfer import Direction
 from libs.contracts.errors import LockstepError
@@ -44,7 +45,7 @@ T = TypeVar("T")
 _SLICE: Final = 2000
 """Small transfers of one round, in each direction."""
 _LARGE: Final = 2
-"""Large transfers at once."""
+"""Large transfers at once; as many edited files of which the difference is sent do not wait for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Running:
     path: str
     key: str
     """The node that is fetched or the content that is sent: one transfer of each at a time."""
+    large: bool
     task: "asyncio.Task[None]"
 
 
@@ -146,7 +148,8 @@ class Executor:
             if action.entry.path in alone:
                 key = action.entry.content_hash or action.entry.path
                 moving = self._moving(action.entry.path, "uploading", action.entry.stat.size)
-                self._beside(action.entry.path, key, moving, partial(uploads.send_large, action))
+                job = partial(uploads.send_large, action)
+                self._beside(action.entry.path, key, moving, job, large=is_large_upload(action))
 
     async def _download(self, actions: Sequence[Download]) -> None:
         small = [action for action in actions if not is_large_download(action)]
@@ -155,7 +158,7 @@ class Executor:
             if is_large_download(action):
                 moving = self._moving(action.path, "downloading", action.node.size)
                 job = partial(Downloads(self._work).fetch, [action])
-                self._beside(action.path, action.node.id, moving, job)
+                self._beside(action.path, action.node.id, moving, job, large=True)
 
     def _moving(self, path: str, code: Direction, size: int) -> AbstractContextManager[None]:
         return self._work.transfer.tally.moving(path, code, size)
@@ -166,16 +169,18 @@ class Executor:
         key: str,
         moving: AbstractContextManager[None],
         job: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        large: bool,
     ) -> None:
-        """Start a large transfer unless enough run; the next plan proposes the rest again.
+        """Start a transfer beside the loop unless enough run; the next plan proposes the rest again.
 
         A node that was renamed while it is fetched is not fetched twice at once.
         """
         busy = path in self._running or any(running.key == key for running in self._running.values())
-        if busy or len(self._running) >= _LARGE:
+        if busy or sum(running.large is large for running in self._running.values()) >= _LARGE:
             return
         task = self._tasks.create_task(self._run_beside(path, moving, job), name=f"transfer {path}")
-        self._running[path] = Running(path, key, task)
+        self._running[path] = Running(path, key, large, task)
 
     async def _run_beside(
         self,

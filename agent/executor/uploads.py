@@ -43,6 +43,12 @@ _SEND_AGAIN: Final = frozenset(
 )
 _BATCHES_OPEN: Final = "batches_open"
 """Set in the memory while batches are under way: found at the next one, these were left by a crash."""
+_REFUSALS: Final = (
+    LocalError, ConflictError, NotFoundError, QuotaError, RateLimitedError, InvalidRequestError,
+)  # fmt: skip
+"""What concerns one file: the others go on."""
+_LATER: Final = frozenset({"quota_exceeded", "file_too_large", "too_many_sessions", "rate_limited"})
+"""Refusals that no newer look at the tree changes."""
 _CANNOT_REVIVE: Final = frozenset({"name_taken", "parent_deleted", "node_deleted", "not_found"})
 
 
@@ -150,7 +156,16 @@ class Uploads:
         except UnavailableError:
             await self._give_up(upload.upload_id)
             raise
-        if not (items and await self._commit_batch(actions, upload.upload_id, items)):
+        try:
+            whole = bool(items) and await self._commit_batch(actions, upload.upload_id, items)
+        except (
+            ConflictError,
+            NotFoundError,
+        ) as error:  # the session has ended: it is no other batch's concern
+            whole = False
+            for item in items:
+                self._work.problem(actions[item.index].entry.path, error.code, error.detail)
+        if not whole:
             await self._give_up(upload.upload_id)
 
     async def _sent_items(self, actions: Sequence[Upload], upload: SmallUpload) -> list[CompleteItem]:
@@ -223,7 +238,7 @@ class Uploads:
                 row = await self._work.transfer.commit_large(source, target)
         except DiskError as error:
             self._work.disk_failed(entry.path, error)
-        except (LocalError, ConflictError, NotFoundError, QuotaError, InvalidRequestError) as error:
+        except _REFUSALS as error:
             self._large_failed(action, error)
         else:
             with self._work.state.transaction():
@@ -237,7 +252,7 @@ class Uploads:
     def alone(self, actions: Sequence[Upload]) -> set[str]:
         """Return the paths of those that travel by themselves: large ones, and few with a difference."""
         large = {action.entry.path for action in actions if is_large(action)}
-        found = self._work.differences
+        found = self._work.differences if len(large) < len(actions) else None
         if found is None:
             return large
         edited = [action.entry.path for action in actions if found.may_save(action)]
@@ -304,8 +319,8 @@ class Uploads:
         elif result.code in _SEND_AGAIN or result.code == "commit_pending":
             work.problem(entry.path, result.code or "", result.detail or "")
             work.feed_stale = True
-        elif result.code == "quota_exceeded":
-            work.problem(entry.path, result.code, result.detail or "")
+        elif result.code in _LATER:
+            work.problem(entry.path, result.code or "", result.detail or "")
         else:
             work.refused(entry.path, result)
 

@@ -1,0 +1,121 @@
+"""One file's transfer that is long, or is refused, is no other file's concern."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from agent.actions import Plan, Upload
+from agent.executor import Executor, Work
+from agent.executor.downloads import Downloads
+from agent.executor.tree import TreeChanges
+from agent.executor.uploads import Uploads
+from agent.model import FileStat, LocalEntry, LocalKind
+from agent.transfer import SmallOutcome, SmallUpload
+from agent.transfer.tally import Tally
+from libs.contracts.errors import ConflictError, LockstepError, QuotaError, RateLimitedError
+from libs.contracts.limits import MIB
+
+SMALL, LARGE = MIB, 100 * MIB
+
+
+def upload(path: str, size: int) -> Upload:
+    stat = FileStat(1, hash(path), size, 1, 1, 0o600)
+    return Upload(LocalEntry(path, LocalKind.FILE, stat, path), parent_key="root", name=path)
+
+
+class Stub:
+    """Stands for `Work`: notes problems, and every commit is refused with `error`."""
+
+    def __init__(self, error: LockstepError | None = None) -> None:
+        self.error = error
+        self.problems: dict[str, str] = {}
+        self.aborted: list[str] = []
+        self.differences = None
+        self.state = SimpleNamespace(parts=None, put=lambda *_: None, get=lambda _: None)
+        self.disk = SimpleNamespace(open_for_read=self._opened, lstat=lambda _: None)
+        self.api = SimpleNamespace(complete_upload_batch=self._refuse, abort_upload=self._abort)
+        self.transfer = SimpleNamespace(tally=Tally(), commit_large=self._refuse, upload_small=self._sent)
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[Any]:
+        yield 0, upload(path, LARGE).entry.stat
+
+    async def _refuse(self, *_: object) -> None:
+        assert self.error is not None
+        raise self.error
+
+    async def _abort(self, upload_id: str) -> None:
+        self.aborted.append(upload_id)
+
+    async def _sent(self, sources: Any) -> SmallUpload:
+        return SmallUpload("batch", [SmallOutcome(index) for index in range(len(sources))])
+
+    async def on_disk(self, *_: object) -> bool:
+        return True
+
+    def executable(self, *_: object) -> bool:
+        return False
+
+    def throughput(self) -> None:
+        return None
+
+    def problem(self, path: str, code: str, _detail: str) -> None:
+        self.problems[path] = code
+
+    def uploads(self) -> Uploads:
+        tree = SimpleNamespace(parent_id=lambda _: "3" * 24)
+        return Uploads(cast("Work", self), cast("TreeChanges", tree))
+
+
+async def test_an_edited_file_does_not_wait_for_large_ones_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    all_begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def send_large(_self: Uploads, action: Upload) -> None:
+        begun.append(action.entry.path)
+        if len(begun) == 3:
+            all_begun.set()
+        await ended.wait()
+
+    async def nothing(*_: object, **__: object) -> None:
+        pass
+
+    actions = (*(upload(f"large {n}", LARGE) for n in range(3)), upload("edited", SMALL))
+    monkeypatch.setattr(Uploads, "alone", lambda *_: {action.entry.path for action in actions})
+    monkeypatch.setattr(Uploads, "send_small", nothing)
+    monkeypatch.setattr(Uploads, "send_large", send_large)
+    monkeypatch.setattr(Downloads, "fetch", nothing)
+    async with asyncio.TaskGroup() as tasks:
+        executor = Executor(cast("Work", Stub()), tasks, lambda: None)
+        await executor.run(Plan(actions), feed_seq=1)
+        await executor.run(Plan(actions), feed_seq=1)
+        async with asyncio.timeout(10):
+            await all_begun.wait()
+        assert set(begun) == executor.in_flight == {"large 0", "large 1", "edited"}
+        ended.set()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RateLimitedError(code="too_many_sessions"), RateLimitedError(), QuotaError(code="file_too_large")],
+    ids=lambda error: error.code,
+)
+async def test_a_large_file_that_is_refused_is_set_aside_and_holds_up_nothing(error: LockstepError) -> None:
+    work = Stub(error)
+
+    await work.uploads().send_large(upload("a", LARGE))
+
+    assert work.problems == {"a": error.code}
+
+
+async def test_a_batch_whose_session_has_ended_is_set_aside_and_holds_up_nothing() -> None:
+    work = Stub(ConflictError(code="upload_not_open"))
+
+    await work.uploads().send_small([upload("a", 10), upload("b", 10)])
+
+    assert work.problems == {"a": "upload_not_open", "b": "upload_not_open"}
+    assert work.aborted == ["batch"]
