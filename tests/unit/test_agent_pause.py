@@ -28,6 +28,7 @@ class _Steps:
         for name in ("apply", "delete"):
             monkeypatch.setattr(TreeChanges, name, self._step(name))
         monkeypatch.setattr(Uploads, "send_small", self._step("upload"))
+        monkeypatch.setattr(Uploads, "alone", lambda *_: set[str]())
         monkeypatch.setattr(Downloads, "fetch", self._step("download"))
 
     def _step(self, name: str) -> Callable[..., Any]:
