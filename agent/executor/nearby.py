@@ -16,16 +16,21 @@ from agent.actions import Download
 from agent.disk import DiskError, Temp
 from agent.disk.look import Digest
 from agent.duplicates import Duplicates, copy_content
+from agent.errors import LocalError
 from agent.executor.work import Work, log
 from agent.model import Kind, LocalEntry, LocalKind
 from agent.transfer.blocking import Stop, until_stopped
+from libs.contracts.api import DownloadDelta
 from libs.contracts.binary import MalformedError
 from libs.contracts.chunks import SMALLEST_CHUNKED
-from libs.contracts.errors import ConflictError, InvalidRequestError, NotFoundError
+from libs.contracts.errors import ConflictError, InvalidRequestError, NotFoundError, UnavailableError
 from libs.delta.content import ContentReader
 
-_NONE: Final = (ConflictError, NotFoundError, InvalidRequestError)
-"""What a server answers that has no delta, or does not know of deltas."""
+_NONE: Final = (ConflictError, NotFoundError, InvalidRequestError, UnavailableError)
+"""What a server answers that has no delta, does not know of deltas, or takes too long to make one.
+
+One that is away as a whole says so again when the file is to be fetched.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +94,36 @@ class Nearby:
         return copy_content(self._work.disk, entry, fd, digest, stop=stop)
 
     async def _by_delta(self, action: Download, base: Base, temp: Temp, digest: Digest) -> bool:
-        node, work = action.node, self._work
+        """Put a version together from another one; False: it did not work, and the file may be fetched."""
+        node = action.node
+        delta = await self._delta(action, base)
+        if delta is None or delta.content_hash != node.content_hash:
+            return False
         try:
-            delta = await work.api.download_delta(node.id, base.version_id, node.version_id)
-            with work.disk.open_for_read(base.entry.path) as (fd, stat):
-                if not stat.same_content_signs(base.entry.stat) or delta.content_hash != node.content_hash:
-                    return False
-                found = await work.transfer.download_delta(delta, (fd, stat.size), temp.fd, digest)
-        except _NONE as error:
-            log.debug("no delta", path=action.path, code=error.code)
-            return False
-        except MalformedError as error:
-            log.warning("a delta makes no sense", path=action.path, detail=str(error))
-            return False
-        except DiskError as error:
-            if error.code == "stopping":
+            found = await self._put_together(delta, base, temp, digest)
+        except (MalformedError, ConflictError, NotFoundError, LocalError, DiskError) as error:
+            if not _is_of_delta(error):
                 raise
+            log.warning("a delta comes to nothing", path=action.path, detail=str(error))
             return False
         if found != node.content_hash:
             log.warning("a delta does not give the content", path=action.path)
         return found == node.content_hash
+
+    async def _delta(self, action: Download, base: Base) -> DownloadDelta | None:
+        node = action.node
+        try:
+            return await self._work.api.download_delta(node.id, base.version_id, node.version_id)
+        except _NONE as error:
+            log.debug("no delta", path=action.path, code=error.code)
+            return None
+
+    async def _put_together(self, delta: DownloadDelta, base: Base, temp: Temp, digest: Digest) -> str | None:
+        """Return the hash of what a delta gives; None when its base has changed."""
+        with self._work.disk.open_for_read(base.entry.path) as (fd, stat):
+            if not stat.same_content_signs(base.entry.stat):
+                return None
+            return await self._work.transfer.download_delta(delta, (fd, stat.size), temp.fd, digest)
 
     def _digest(self, action: Download) -> Digest:
         """Return what hashes the content, and finds its chunks where they are to be remembered."""
@@ -121,3 +136,10 @@ class Nearby:
         if self._work.manifests is not None and isinstance(digest, ContentReader):
             self._work.manifests.keep(action.node.content_hash or "", digest.manifest())
         return True
+
+
+def _is_of_delta(error: Exception) -> bool:
+    """Whether what went wrong may go right when the file is fetched whole."""
+    if isinstance(error, LocalError):
+        return error.code == "corrupt_download"
+    return not (isinstance(error, DiskError) and error.code == "stopping")

@@ -98,15 +98,15 @@ class Downloads:
         """See `Transfer.download_delta`."""
         base_fd, base_size = base
         recipe = recipe_of(delta, base_size)
-        copied = await until_stopped(partial(copy_ranges, recipe, base_fd, fd))
-        self._channel.tally.settled(copied)
+        await until_stopped(partial(copy_ranges, recipe, base_fd, fd))
         spots = Spots.of(fd, delta, recipe)
+        self._channel.tally.settled(delta.size - spots.size)
         await RangedDownload(self._channel, self._lanes, spots).fetch()
         found = await until_stopped(partial(_hashed, fd, digest))
         if found == delta.content_hash:
             self._channel.tally.file_done()
         else:
-            self._channel.tally.lost(copied + recipe.literal_bytes)
+            self._channel.tally.lost(delta.size)
         return found
 
     async def _in_one(self, item: Download, fd: int) -> str:

@@ -28,19 +28,17 @@ def recipe_of(delta: DownloadDelta, base_size: int) -> Recipe:
     return recipe
 
 
-def copy_ranges(recipe: Recipe, base_fd: int, fd: int, stop: Stop = never) -> int:
-    """Write the ranges that the base has to their places; return how many bytes that were. Blocks.
+def copy_ranges(recipe: Recipe, base_fd: int, fd: int, stop: Stop = never) -> None:
+    """Write the ranges that the base has to their places. Blocks.
 
     A base that became shorter leaves gaps, and so does `stop`: the hash of the whole will tell.
     """
-    copied = 0
     for at, op in recipe.placed():
         if isinstance(op, Copy):
-            copied += _copy((base_fd, op.offset), (fd, at), op.length, stop)
-    return copied
+            _copy((base_fd, op.offset), (fd, at), op.length, stop)
 
 
-def _copy(source: tuple[int, int], target: tuple[int, int], length: int, stop: Stop) -> int:
+def _copy(source: tuple[int, int], target: tuple[int, int], length: int, stop: Stop) -> None:
     (base_fd, offset), (fd, at) = source, target
     done = 0
     while done < length and not stop():
@@ -51,7 +49,6 @@ def _copy(source: tuple[int, int], target: tuple[int, int], length: int, stop: S
         while view:
             written = os.pwrite(fd, view, at + done)
             view, done = view[written:], done + written
-    return done
 
 
 @dataclass(slots=True)
@@ -74,6 +71,11 @@ class Spots:
     hashed: bool = True
     """Nobody hashes while they arrive: what lies between them is there already."""
     leads: bool = False
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes are fetched: some that the base has too lie between two ranges."""
+        return sum(part.length for part in self.ranges)
 
     def hash_next(self) -> None:
         """There is nothing to be hashed."""

@@ -5,6 +5,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -14,13 +15,17 @@ import pytest
 
 from agent import duplicates
 from agent.actions import Download
-from agent.disk import Disk
+from agent.disk import BlockedError, Disk
+from agent.errors import LocalError
 from agent.executor import Work
 from agent.executor.nearby import Nearby
-from agent.model import Kind, RemoteNode
+from agent.model import Kind, LocalEntry, RemoteNode
 from agent.scanner import scan
 from agent.transfer.blocking import until_stopped
 from agent.transfer.tally import Tally
+from libs.contracts.api import DownloadDelta
+from libs.contracts.binary import MalformedError
+from libs.contracts.errors import ConflictError, LockstepError, NotFoundError, UnavailableError
 from tests.support.waiting import wait_until
 
 CONTENT = Random(1).randbytes(3_500_000)
@@ -43,18 +48,18 @@ def disk(root: Path) -> Disk:
     return made
 
 
-def wanted() -> Download:
+def wanted(content_hash: str = HASH, expect: LocalEntry | None = None) -> Download:
     node = RemoteNode(
-        "node", "root", "b", Kind.FILE, 1, version_id="version", content_hash=HASH, size=len(CONTENT)
+        "node", "root", "b", Kind.FILE, 1, version_id="version", content_hash=content_hash, size=len(CONTENT)
     )
-    return Download(node, "b", None)
+    return Download(node, "b", expect)
 
 
-def nearby(disk: Disk) -> Nearby:
+def nearby(disk: Disk, **more: Any) -> Nearby:
     state = SimpleNamespace(local=scan(disk, {}, ignored=lambda *_: False).entries, synced={})
     settings = SimpleNamespace(delta=True)
-    transfer = SimpleNamespace(tally=Tally())
-    work = SimpleNamespace(state=state, disk=disk, settings=settings, transfer=transfer, manifests=None)
+    parts = {"transfer": SimpleNamespace(tally=Tally()), "state": state, **more}
+    work = SimpleNamespace(disk=disk, settings=settings, manifests=None, **parts)
     return Nearby(cast("Work", work), [wanted()])
 
 
@@ -144,3 +149,72 @@ async def test_a_long_call_whose_caller_is_cancelled_is_told_and_waited_for() ->
     with pytest.raises(asyncio.CancelledError):
         await calling
     assert ended.is_set()
+
+
+NEW = "5" * 64
+SAVED = DownloadDelta(
+    node_id="1" * 24, version_id="2" * 24, url="http://127.0.0.1/", expires_at=datetime.now(UTC),
+    size=len(CONTENT), content_hash=NEW, from_version_id="3" * 24, recipe="",
+)  # fmt: skip
+
+
+async def by_delta(disk: Disk, asked: LockstepError | None, fetched: Exception | None) -> bool:
+    """Fill a file by a delta: asking for it, or fetching it, raises something."""
+
+    async def download_delta(*_: object) -> Any:
+        if asked is not None:
+            raise asked
+        return SAVED
+
+    async def fetch(_delta: object, _base: object, fd: int, _digest: object) -> str:
+        os.pwrite(fd, b"begun", 0)
+        if fetched is not None:
+            raise fetched
+        return NEW
+
+    (entry,) = scan(disk, {}, ignored=lambda *_: False).entries.values()
+    known = SimpleNamespace(version_id="3" * 24, content_hash=HASH)
+    found = nearby(
+        disk,
+        api=SimpleNamespace(download_delta=download_delta),
+        transfer=SimpleNamespace(tally=Tally(), download_delta=fetch),
+        state=SimpleNamespace(local={}, synced={"node": known}),
+    )
+    with disk.new_temp("node", "version") as temp:
+        done = await found.fill(wanted(NEW, entry), temp)
+        assert done or os.fstat(temp.fd).st_size == 0, "nothing of it is taken for a part of the file"
+    return done
+
+
+async def test_a_delta_gives_the_content(disk: Disk) -> None:
+    assert await by_delta(disk, None, None)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [ConflictError(code="no_delta"), NotFoundError(), UnavailableError()],
+    ids=lambda error: error.code,
+)
+async def test_a_server_that_makes_no_delta_does_not_keep_the_file_from_being_fetched(
+    disk: Disk, asked: LockstepError
+) -> None:
+    assert not await by_delta(disk, asked, None)
+
+
+@pytest.mark.parametrize(
+    "fetched", [LocalError(code="corrupt_download"), NotFoundError(), MalformedError("so")], ids=str
+)
+async def test_a_delta_that_comes_to_nothing_does_not_keep_the_file_from_being_fetched(
+    disk: Disk, fetched: Exception
+) -> None:
+    assert not await by_delta(disk, None, fetched)
+
+
+@pytest.mark.parametrize(
+    "fetched",
+    [LocalError(code="unwritable"), UnavailableError(), BlockedError("so", code="stopping")],
+    ids=str,
+)
+async def test_what_would_stop_the_whole_file_too_is_told(disk: Disk, fetched: Exception) -> None:
+    with pytest.raises(type(fetched)):
+        await by_delta(disk, None, fetched)

@@ -1,7 +1,9 @@
 """Large downloads: ranges side by side, verified one by one, continued by the journal."""
 
 import asyncio
+import base64
 import errno
+import hashlib
 import os
 import re
 import threading
@@ -17,8 +19,9 @@ from agent.errors import LocalError
 from agent.transfer import Transfer, ranged, ranges
 from agent.transfer.ranges import Arriving, Journal, Note
 from agent.transfer.wire import PIECE
-from libs.contracts.api import Download
+from libs.contracts.api import Download, DownloadDelta
 from libs.contracts.errors import UnavailableError
+from libs.contracts.recipe import Copy, Literal, Recipe, encode
 from tests.support.agent_api import AT, NODE, VERSION, linked_transfer
 from tests.support.scripted import Answer, ScriptedServer, problem, resets, s3_error, says, scripted
 from tests.support.waiting import eventually
@@ -808,3 +811,22 @@ async def test_a_journal_that_cannot_be_read_counts_as_empty(
 
     monkeypatch.setattr(os, "pread", broken)
     assert Journal(files.fds[1], item(server)).read() is None
+
+
+@pytest.mark.parametrize("right", [True, False])
+async def test_what_a_delta_fetches_between_two_differences_counts_once(
+    server: ScriptedServer, transfer: Transfer, files: Files, right: bool
+) -> None:
+    """The few bytes between them are in the base, too."""
+    server.on("GET", "/s3/o", stored)
+    recipe = Recipe((Copy(0, 50_000), Literal(10), Copy(50_010, 90), Literal(10), Copy(50_110, 1_150_235)))
+    encoded = base64.b64encode(encode(recipe)).decode()
+    delta = DownloadDelta(**link(server), from_version_id="5" * 24, recipe=encoded)
+    files.journal.write_bytes(CONTENT if right else CONTENT[::-1])
+
+    base = (files.fds[1], len(CONTENT))
+    found = await transfer.download_delta(delta, base, files.fds[0], hashlib.sha256())
+
+    assert (found == sha(CONTENT)) is right
+    assert transfer.tally.downloaded_bytes == 110
+    assert transfer.tally.settled_bytes == (len(CONTENT) if right else 0)
