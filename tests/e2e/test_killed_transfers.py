@@ -138,7 +138,7 @@ def check_continued(world: World, device: Device, whole: dict[str, int], stop: S
     assert not second.again
     assert report["uploaded_bytes"] == sum(second.up.values())
     assert sum(first.up.values()) + sum(second.up.values()) <= sum(whole.values()) + again
-    in_flight = sum(first.down[-1:]) if len(whole) > 1 else 0  # may not have been put in its place yet
+    in_flight = sum(first.down) if len(whole) > 1 else 0  # small files on their way from wire to disk
     assert sum(first.down) + sum(second.down) <= sum(whole.values()) + in_flight, "fetched twice"
     check_nothing_left(world, device)
     return met
