@@ -19,7 +19,7 @@ from agent.model import Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Tro
 from agent.narrowing import Narrowing, Observed
 from agent.planner import Rules, paths_of, plan
 from libs.contracts.paths import name_key
-from tests.simulation.disk import Disk, VacancyError, join
+from tests.simulation.disk import Disk, Inode, VacancyError, join
 from tests.simulation.server import ROOT, Move, RefusedError, Server
 
 Steps = Iterator[None]
@@ -178,6 +178,15 @@ class Device:
 
     def _fails(self, action: Action) -> bool:
         return not self.broken.isdisjoint(paths_of(action))
+
+    def node_of(self, inode: Inode) -> str | None:
+        """Return the node that the memory has of what is on disk, wherever it stands by now."""
+        births = (None, inode.birth_ns)
+        for node in self.memory.synced.values():
+            known = node.stat is not None and node.stat.ino == inode.ino and node.stat.birth_ns in births
+            if known and node.kind.value == inode.kind.value:
+                return node.id
+        return None
 
     # Recording --------------------------------------------------------------------------------
 

@@ -240,7 +240,7 @@ def _settle(world: World, step: Step) -> None:
     world.heal()
     world.settle()
     world.check()
-    world.ledger.free.clear()
+    world.ledger.forget_moves()
     live = world.live_contents()
     world.ledger.destroyed.difference_update(live)
     world.ledger.copied.update(content for content in live if live.count(content) > 1)

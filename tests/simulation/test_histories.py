@@ -82,7 +82,7 @@ def _check_calm_step(world: World, step: Step) -> None:
     sent, fetched = world.server.uploads - uploads, world.server.downloads - downloads
     assert sent <= (step.verb not in MOVES), f"{step}: bytes were sent"
     assert fetched == sent * (len(world.devices) - 1), f"{step}: bytes were fetched"
-    world.ledger.free.clear()
+    world.ledger.forget_moves()
     world.ledger.destroyed.difference_update(world.live_contents())
 
 

@@ -4,6 +4,7 @@ Contents are unique texts, so that each can be followed: what a user wrote and n
 deleted must be live in the end, once. Times come from one counter; nothing is random here.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -11,7 +12,8 @@ from itertools import count
 from agent.model import Kind, LocalKind, RemoteNode
 from libs.contracts.paths import name_key, original_stem, split_extension
 from tests.simulation.device import Device, Habits
-from tests.simulation.disk import Disk, DiskKind, is_below, name_of
+from tests.simulation.disk import Disk, DiskKind, is_below, name_of, parent_of
+from tests.simulation.folders import Folders, Nodes, folders_above, folders_below, no_nodes
 from tests.simulation.server import ROOT, RefusedError, Server
 
 SHARED = "shared:"
@@ -25,12 +27,15 @@ class Ledger:
     written: set[str] = field(default_factory=set)
     destroyed: set[str] = field(default_factory=set)
     """Overwritten or deleted by a user who had it."""
+    destroyers: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Content → the devices whose users did so."""
     free: set[str] = field(default_factory=set)
     """Origins that may be live although destroyed: moved or restored by another user meanwhile."""
     origins: dict[str, str] = field(default_factory=dict)
     """Content → the first content of its file: an edit of what another moved away is moved too."""
     copied: set[str] = field(default_factory=set)
     """May be live more than once."""
+    folders: Folders = field(default_factory=Folders)
     names: set[str] = field(default_factory=set)
 
     def origin(self, content: str) -> str:
@@ -38,6 +43,19 @@ class Ledger:
 
     def set_free(self, contents: Iterable[str]) -> None:
         self.free.update(self.origin(content) for content in contents)
+
+    def may_outlive(self, content: str) -> bool:
+        """Whether it may be live although destroyed: it, or a folder deleted with it, went elsewhere.
+
+        A folder excuses only who deleted it: what another destroyed by itself stays away.
+        """
+        origin, destroyers = self.origin(content), self.destroyers.get(content, set())
+        return origin in self.free or (bool(destroyers) and destroyers <= self.folders.robbed(origin))
+
+    def forget_moves(self) -> None:
+        """From a rest on, what was moved before excuses nothing."""
+        self.free.clear()
+        self.folders.clear()
 
 
 class World:
@@ -51,7 +69,7 @@ class World:
             Device(chr(ord("A") + i), self.server, Disk(kind, lambda: next(clock)), habits)
             for i, (kind, habits) in enumerate(kinds)
         ]
-        self.users = [User(device, self.ledger, self._content) for device in self.devices]
+        self.users = [User(d, self.ledger, self._content, d.node_of) for d in self.devices]
         self._contents = count(1)
 
     def _content(self) -> str:
@@ -127,7 +145,7 @@ class World:
         if any(device.habits.ignored for device in self.devices):
             return  # what is deleted in an ignored folder stays where it is not ignored
         back = {c for c in ledger.destroyed & set(live) if not c.startswith(SHARED)}
-        back = {c for c in back if ledger.origin(c) not in ledger.free} - ledger.copied - unrecorded
+        back = {c for c in back if not ledger.may_outlive(c)} - ledger.copied - unrecorded
         assert not back, f"came back: {sorted(back)}"
 
     def _check_names(self) -> None:
@@ -183,25 +201,31 @@ class User:
     """The person at a device: changes the disk, and the ledger with it.
 
     Every method is a no-op returning False when it makes no sense in the present state, so that
-    any part of a random history is a history.
+    any part of a random history is a history. `nodes` tells which folders the device knows.
     """
 
-    def __init__(self, device: Device, ledger: Ledger, content: Callable[[], str]) -> None:
+    def __init__(
+        self, device: Device, ledger: Ledger, content: Callable[[], str], nodes: Nodes = no_nodes
+    ) -> None:
         self.device = device
         self.disk = device.disk
         self._ledger = ledger
         self._content = content
+        self._nodes = nodes
 
     def _wrote(self, path: str, content: str) -> None:
         self._ledger.written.add(content)
         self._named(path)
 
-    def _set_free(self, path: str) -> None:
-        """What is moved may outlive its deletion elsewhere.
+    def _set_free(self, path: str, to: str) -> None:
+        """What is moved may outlive its deletion elsewhere, and so may what is in it there alone.
 
         Out of the agent's sight it looks deleted, and new when it is seen again.
         """
         self._ledger.set_free(self.disk.contents_below(path))
+        node = self._nodes(self.disk.entries[path])
+        if node is not None and parent_of(path) != parent_of(to):
+            self._ledger.folders.move(self.device.name, node)
         if any(inode.hidden or not p.isascii() for p, inode in self.disk.entries.items()):
             self._ledger.copied.update(self.disk.contents_below(path))
 
@@ -215,7 +239,18 @@ class User:
         self._ledger.names.add(name_of(path))
 
     def _destroy(self, path: str) -> None:
-        self._ledger.destroyed.update(self.disk.contents_below(path))
+        for content in self.disk.contents_below(path):
+            self._ledger.destroyed.add(content)
+            self._ledger.destroyers[content].add(self.device.name)
+
+    def _put_down(self, path: str) -> None:
+        """Note in which folders everything is that is about to be deleted."""
+        folders, disk, name = self._ledger.folders, self.disk, self.device.name
+        folders.delete(name, folders_below(disk, path, self._nodes))
+        for below, inode in disk.entries.items():
+            if is_below(below, path) and inode.kind in {LocalKind.FILE, LocalKind.SYMLINK}:
+                above = folders_above(disk, below, self._nodes)
+                folders.put_down(name, above, self._ledger.origin(inode.content))
 
     def _fits(self, path: str) -> bool:
         parent = path.rpartition("/")[0]
@@ -285,6 +320,7 @@ class User:
     def delete(self, path: str) -> bool:
         if path not in self.disk.entries:
             return False
+        self._put_down(path)
         self._destroy(path)
         self.disk.remove(path)
         return True
@@ -301,7 +337,7 @@ class User:
             self.disk.remove(over)
         elif over is None and not self._fits(to):
             return False
-        self._set_free(path)
+        self._set_free(path, to)
         self.disk.rename(path, to)
         self._named(to)
         return True
@@ -311,9 +347,10 @@ class User:
         known = all(path in self.disk.entries for path in paths) and len(set(paths)) == len(paths)
         if not known or any(is_below(p, q) for p in paths for q in paths if p != q):
             return False
-        for path in paths:
-            self._set_free(path)
-        self.disk.permute(dict(zip(paths, [*paths[1:], paths[0]], strict=True)))
+        moves = dict(zip(paths, [*paths[1:], paths[0]], strict=True))
+        for path, to in moves.items():
+            self._set_free(path, to)
+        self.disk.permute(moves)
         return True
 
     def copy(self, path: str, to: str) -> bool:
