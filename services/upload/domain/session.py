@@ -100,7 +100,7 @@ class Session:
     batch: bool
     state: UploadState
     attempt: int
-    """Counts the completions, from 1."""
+    """Counts the completions, and the changes of how the bytes travel."""
     entries: tuple[Entry, ...]
     size: int
     key_prefix: str

@@ -48,7 +48,6 @@ class Completing:
         self._sealing = sealing
         self._background = background
         self._wakeups = wakeups
-        self._process = uuid4().hex
 
     async def complete(self, session: Session, device: Device, targets: Targets) -> CompleteReply:
         """Commit entries of the session to their targets; safe to repeat.
@@ -94,7 +93,7 @@ class Completing:
 
         Joining thousands of parts can take minutes; what needs one question to S3 goes without.
         """
-        claimed = replace(attempt, state=UploadState.COMPLETING, lease=self._lease())
+        claimed = replace(attempt, state=UploadState.COMPLETING, lease=self._lease(uuid4().hex))
         if not await self._deps.sessions.change(session, claimed):
             return None
         driving = self._background.start(self.drive(claimed))
@@ -108,8 +107,9 @@ class Completing:
         after = replace(sealed, state=UploadState.COMMITTING, lease=None, updated_at=self._deps.now())
         return after if await self._deps.sessions.change(before, after, announce.completed(after)) else None
 
-    def _lease(self) -> Lease:
-        return Lease(self._process, self._deps.now() + timedelta(seconds=self._deps.settings.lease_seconds))
+    def _lease(self, owner: str) -> Lease:
+        """Return a lease from now on. Each drive is an owner: one process may have let another lapse."""
+        return Lease(owner, self._deps.now() + timedelta(seconds=self._deps.settings.lease_seconds))
 
     async def _settled(self, session: Session, deadline: float) -> Session:
         """Return the session once no completion is under way, or as it is at the deadline."""
@@ -130,8 +130,7 @@ class Completing:
 
     async def take_over(self, session: Session) -> bool:
         """Drive a completion on whose lease has lapsed; False: another process does."""
-        lease = self._lease()
-        taken = replace(session, lease=lease)
+        taken = replace(session, lease=self._lease(uuid4().hex))
         until = None if session.lease is None else session.lease.until
         if not await self._deps.sessions.change(session, taken, **{"lease.until": until}):
             return False
@@ -154,14 +153,18 @@ class Completing:
         await self._announce(session, sealed)
 
     async def _renew(self, session: Session) -> None:
-        renewed = replace(session, lease=self._lease())
-        await self._deps.sessions.change(session, renewed, **{"lease.owner": self._process})
+        if session.lease is not None:
+            renewed = replace(session, lease=self._lease(session.lease.owner))
+            await self._deps.sessions.change(session, renewed, **{"lease.owner": session.lease.owner})
 
     async def _release(self, session: Session, error: LockstepError) -> None:
+        """Completing → open, unless another drive has taken over."""
+        now = await self._get(session.id)
+        if now.lease is None or session.lease is None or now.lease.owner != session.lease.owner:
+            return
         refused = isinstance(error, ConflictError)
-        kept = by_bytes(session, self._deps.sizes) if error.code == "delta_refused" else session
         after = replace(
-            kept,
+            await self._by_bytes(now) if error.code == "delta_refused" else now,
             state=UploadState.OPEN,
             lease=None,
             updated_at=self._deps.now(),
@@ -169,8 +172,16 @@ class Completing:
             detail=error.detail if refused else None,
             missing=tuple(error.extra.get("missing", ())),
         )
-        if await self._deps.sessions.change(session, after, **{"lease.owner": self._process}):
+        if await self._deps.sessions.change(now, after, **{"lease.owner": now.lease.owner}):
             self._wakeups.tell(after)
+
+    async def _by_bytes(self, session: Session) -> Session:
+        """Return a session whose delta is refused as one that is sent whole.
+
+        What the composition began at S3 and digests of parts that an earlier way had are forgotten.
+        """
+        await self._deps.parts.remove([session.id])
+        return by_bytes(session, self._deps.sizes)
 
     async def announce_again(self, session: Session) -> bool:
         """Publish the wish to commit once more, under the same attempt."""

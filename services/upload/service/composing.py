@@ -7,7 +7,7 @@ what an earlier attempt began is dropped.
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -25,6 +25,7 @@ from libs.storage.port import ObjectStore, PartToJoin
 from services.upload.domain.completion import missing_error
 from services.upload.domain.session import DeltaSource, Entry, Session
 from services.upload.service.deps import Deps
+from services.upload.service.steady import read_on, with_pauses
 
 log = get_logger("composing")
 
@@ -54,8 +55,10 @@ class Composing:
             made = found is None or found.size != entry.size
             if made:
                 await self._make(session, entry, source)
-        await self._deps.objects.delete([source.key])
-        return session.with_entries([replace(entry, sealed=True, verified=made)])
+        with suppress(UnavailableError):  # the sweep finds it
+            await self._deps.objects.delete([source.key])
+        verified = made or (entry.sealed and entry.verified)
+        return session.with_entries([replace(entry, sealed=True, verified=verified)])
 
     async def _make(self, session: Session, entry: Entry, source: DeltaSource) -> None:
         sent = await self._deps.objects.head(source.key)
@@ -78,14 +81,15 @@ class Composing:
         self, entry: Entry, source: DeltaSource, reader: ContentReader, sink: "_Sink"
     ) -> None:
         """Stream the content into the sink, hashed. Raises `MalformedError`, `NotFoundError`."""
-        delta = Delta(self._deps.objects.read(source.key))
-        recipe = await delta.recipe()
-        check(recipe, source.base_size, entry.size)
-        async with aclosing(rebuilt(recipe, partial(self._base, source), delta.literals())) as pieces:
-            async for piece in pieces:
-                for part in sink.cut(piece):
-                    await asyncio.to_thread(reader.update, part)
-                    await sink.take(part)
+        async with aclosing(read_on(self._deps.objects, source.key, Range(0, source.size))) as sent:
+            delta = Delta(sent, in_thread=asyncio.to_thread)
+            recipe = await delta.recipe()
+            check(recipe, source.base_size, entry.size)
+            async with aclosing(rebuilt(recipe, partial(self._base, source), delta.literals())) as pieces:
+                async for piece in with_pauses(pieces):
+                    for part in sink.cut(piece):
+                        await asyncio.to_thread(reader.update, part)
+                        await sink.take(part)
         rest = sink.rest()
         await asyncio.to_thread(reader.update, rest)
         if reader.hexdigest() != entry.content_hash:
@@ -93,7 +97,7 @@ class Composing:
         await sink.take(rest)
 
     def _base(self, source: DeltaSource, wanted: Range) -> AsyncGenerator[bytes, None]:
-        return self._deps.objects.read(source.base_key, wanted.offset, wanted.length)
+        return read_on(self._deps.objects, source.base_key, wanted)
 
     async def _sink(self, session: Session, entry: Entry) -> "_Sink":
         """Return where the content goes; a multipart upload is the session's before a byte is in it."""
@@ -104,7 +108,8 @@ class Composing:
             return _Sink(objects, entry.key, part_size, None)
         begun = await objects.create_multipart(entry.key)
         after = replace(session, s3_upload_id=begun)
-        if not await self._deps.sessions.change(session, after):
+        owner = None if session.lease is None else session.lease.owner
+        if not await self._deps.sessions.change(session, after, **{"lease.owner": owner}):
             await objects.abort_multipart(entry.key, begun)
             raise UnavailableError("Another process puts this together", retry_after=1)
         return _Sink(objects, entry.key, part_size, begun)

@@ -18,7 +18,7 @@ from services.upload.domain.modes import (
     mode_of,
     with_parts,
 )
-from services.upload.domain.session import Owner, Session, dedupe_key
+from services.upload.domain.session import DeltaSource, Owner, Session, dedupe_key
 from services.upload.service import announce
 from services.upload.service.deps import Deps
 from services.upload.service.multiparts import Multiparts
@@ -152,6 +152,7 @@ class Opening:
             return shown(session)
         wished = self._rewished(session, wish)
         if wished is not session:
+            wished = replace(wished, attempt=session.attempt + 1)  # what was begun the other way is void
             if not await self._deps.sessions.change(session, wished, s3_upload_id=session.s3_upload_id):
                 return None
             await self._multiparts.let_go(session)
@@ -182,7 +183,7 @@ class Opening:
         if session.entries[0].mode is UploadMode.STORED or session.parts_done:
             return session
         wished = by_delta(session, wish.offer)
-        return session if wished.entries == session.entries else wished
+        return session if _way_of(wished) == _way_of(session) else wished
 
     async def _shown(self, session: Session, sent: Collection[int] = ()) -> Upload:
         if session.multipart:
@@ -190,3 +191,8 @@ class Opening:
             return shown(session, parts=await self._multiparts.rows(session, held, reconcile=True))
         to_send = [entry for entry in session.entries if entry.needs_put() and entry.index not in sent]
         return shown(session, puts=await presign_puts(self._deps.objects, to_send))
+
+
+def _way_of(session: Session) -> tuple[UploadMode, DeltaSource | None]:
+    entry = session.entries[0]
+    return entry.mode, entry.delta

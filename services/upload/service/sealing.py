@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
 
 from libs.contracts.api import UploadMode
 from libs.contracts.errors import ConflictError, UnavailableError
@@ -16,9 +15,6 @@ from services.upload.service.multiparts import Held, Multiparts
 from services.upload.store.parts import PartNote
 
 Notes = Mapping[int, PartNote]
-
-
-_SENT: Final = (UploadMode.PUT, UploadMode.MULTIPART)
 
 
 class Sealing:
@@ -101,9 +97,9 @@ class Sealing:
 
 
 def _is_to_be_seen(entry: Entry) -> bool:
-    """Whether S3 is to be asked: of bytes that were sent at each completion.
+    """Whether S3 is to be asked: of bytes that came by this session at each completion.
 
     After a refusal days may pass, and bytes seen then may be gone now. Those of stored copies are
     the business of whoever owns the object.
     """
-    return not entry.sealed or entry.mode in _SENT
+    return not entry.sealed or entry.mode is not UploadMode.STORED
