@@ -91,6 +91,7 @@ class Transfer:
                     await self._let_go(upload)
                     raise
                 self.tally.lost(source.size, files=1)
+                source.notes.forget()  # what is not what was announced may be a note: the parts are read anew
                 if error.code == "delta_refused" and source.delta is not None:
                     source.delta.refused()
                     source = replace(source, delta=None)

@@ -514,6 +514,23 @@ async def test_a_file_that_is_sent_again_counts_once(
     assert (transfer.tally.settled_bytes, transfer.tally.settled_files) == (len(CONTENT), 1)
 
 
+async def test_a_digest_noted_wrongly_that_only_the_joining_of_the_parts_finds_out_is_not_sent_again(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    """Many an S3 compares no part with its digest when it is sent."""
+    done = {"upload_id": UPLOAD, "state": "committed", "results": [{"index": 0, "row": row()}]}
+    server.on("POST", "/v1/uploads", session())
+    server.on("POST", f"{SESSION}/complete", problem("parts_missing", missing=[1, 2, 3, 4, 5]), says(done))
+    accept_parts(server)
+    notes = Notes({2: "0" * 64})
+
+    await transfer.commit_large(source(fd, notes=notes), TARGET)
+
+    asked = [seen.json["parts"] for seen in server.calls(f"{SESSION}/urls")]
+    digests = [parts["2"] for parts in asked if "2" in parts]
+    assert digests == ["0" * 64, sha(PARTS[2])]
+
+
 async def test_content_that_the_server_is_just_verifying_is_waited_for_and_not_sent(
     server: ScriptedServer, transfer: Transfer, fd: int
 ) -> None:
