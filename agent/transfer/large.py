@@ -28,6 +28,9 @@ from libs.contracts.errors import ConflictError
 from libs.contracts.limits import MIB
 from libs.contracts.parts import part_count, part_span
 from libs.runtime.backoff import Backoff
+from libs.runtime.logs import get_logger
+
+log = get_logger("transfer")
 
 _RECORD_EVERY: Final = 4
 _RECORD_SECONDS: Final = 2.0
@@ -40,6 +43,10 @@ _FRESH_SECONDS: Final = 60.0
 """A group of URLs that took longer to be used up is followed by a smaller one, a faster by a larger one."""
 _MOST_DISPUTES: Final = 2
 """About the parts of one file: with a note that was wrong, and then with a session that was told of one."""
+_MUCH: Final = 64 * MIB
+"""Bytes of one request that are a loss when it breaks off: no part of a file is larger by choice."""
+_MOST_LOSSES: Final = 3
+"""How often a delta may break off after much of it was sent: then the whole goes, which is continued."""
 _UNDER_WAY = frozenset({UploadState.COMPLETING, UploadState.COMMITTING})
 _WHOLE = _UNDER_WAY | {UploadState.COMMITTED}
 """States of a session whose bytes are all in S3."""
@@ -126,12 +133,33 @@ class _ForeignPartsError(LocalError):
         self.claimed = claimed
 
 
+class _FragileError(Exception):
+    """The line does not last for one long request."""
+
+
+@dataclass(slots=True)
+class _Losses:
+    """What was sent of one long request, and how often that was for nothing."""
+
+    passed: int = 0
+    count: int = 0
+
+    def broke(self) -> None:
+        """Take note that the request broke off. Raises `_FragileError`."""
+        self.count += self.passed >= _MUCH
+        self.passed = 0
+        if self.count >= _MOST_LOSSES:
+            raise _FragileError
+
+
 class LargeUploads:
     """Sends files one by one; parts of all files share the same lanes."""
 
     def __init__(self, channel: Channel, lanes: Lanes) -> None:
         self._channel = channel
         self._lanes = lanes
+        self._fragile: set[str] = set()
+        """Contents that go whole, because their delta broke off again and again."""
 
     async def upload(self, source: LargeSource) -> LargeUpload:
         """See `Transfer.upload_large`."""
@@ -140,6 +168,9 @@ class LargeUploads:
                 return await self._send(source)
             except _ForeignPartsError as error:
                 await self._settle(error, source)
+            except _FragileError:
+                log.warning("the line does not last for a delta", path=source.path)
+                self._fragile.add(source.content_hash)
         return await self._send(source)
 
     async def _settle(self, error: _ForeignPartsError, source: LargeSource) -> None:
@@ -158,7 +189,8 @@ class LargeUploads:
             await self._channel.api.abort_upload(error.upload_id)
 
     async def _send(self, source: LargeSource) -> LargeUpload:
-        async with packed(source.delta, source.fd, source.size) as delta:
+        base = None if source.content_hash in self._fragile else source.delta
+        async with packed(base, source.fd, source.size) as delta:
             session = await self._open(source, delta)
             await self._send_bytes(session, source, delta)
         if not await asyncio.to_thread(source.unchanged):
@@ -245,7 +277,13 @@ class LargeUploads:
             nonlocal signed
             signed = (await self._channel.api.upload_urls(upload_id, UrlsRequest(entries=[0]))).items[0]
 
-        await repeat(self._channel.patience, lambda: _put(self._channel, signed, source, part), renew)
+        losses = _Losses()
+        await repeat(
+            self._channel.patience,
+            lambda: _put(self._channel, signed, source, part, losses),
+            renew,
+            losses.broke,
+        )
         self._channel.tally.sent(source.size)
 
 
@@ -412,10 +450,12 @@ class _PartsRun:
             await self._api.record_parts(self._upload_id, parts)
 
 
-async def _put(channel: Channel, signed: SignedRequest, source: LargeSource, part: _Part) -> None:
+async def _put(
+    channel: Channel, signed: SignedRequest, source: LargeSource, part: _Part, losses: _Losses | None = None
+) -> None:
     """Send a part once. Raises "changed" when the store refuses the bytes of a file that is another now."""
     try:
-        await channel.wire.put(signed, _part_body(source, part))
+        await channel.wire.put(signed, _part_body(source, part, losses or _Losses()))
     except DamagedError as error:
         if not await asyncio.to_thread(source.unchanged):
             raise LocalError(code="changed") from error
@@ -463,12 +503,14 @@ def read_piece(fd: int, offset: int, length: int) -> bytes:
     return piece
 
 
-def _part_body(source: LargeSource, part: _Part) -> Body:
+def _part_body(source: LargeSource, part: _Part, losses: _Losses) -> Body:
     async def pieces() -> AsyncIterator[bytes]:
+        losses.passed = 0
         position, end = part.offset, part.offset + part.length
         while position < end:
             piece = await asyncio.to_thread(read_piece, source.fd, position, min(PIECE, end - position))
             yield piece
             position += len(piece)
+            losses.passed += len(piece)
 
     return Body(part.length, pieces)

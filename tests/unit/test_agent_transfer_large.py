@@ -10,9 +10,12 @@ from aiohttp import web
 
 from agent.errors import LocalError
 from agent.transfer import LargeSource, Transfer, large
+from agent.transfer.delta import DeltaBase
 from libs.contracts.errors import ConflictError, UnavailableError
+from libs.contracts.limits import MIB
+from libs.contracts.recipe import Copy, Literal, Recipe
 from libs.contracts.tree import CommitTarget
-from tests.support.agent_api import NAMESPACE, NODE, UPLOAD, linked_transfer, row, upload
+from tests.support.agent_api import AT, NAMESPACE, NODE, UPLOAD, linked_transfer, row, upload
 from tests.support.scripted import Answer, ScriptedServer, problem, resets, s3_error, says, scripted
 from tests.unit.test_agent_transfer_small import OK, sha, signed
 
@@ -529,6 +532,27 @@ async def test_a_digest_noted_wrongly_that_only_the_joining_of_the_parts_finds_o
     asked = [seen.json["parts"] for seen in server.calls(f"{SESSION}/urls")]
     digests = [parts["2"] for parts in asked if "2" in parts]
     assert digests == ["0" * 64, sha(PARTS[2])]
+
+
+@pytest.mark.parametrize("is_long", [True, False])
+async def test_a_line_that_does_not_last_for_a_long_delta_gets_the_file_in_parts(
+    server: ScriptedServer, tmp_path: Path, fd: int, monkeypatch: pytest.MonkeyPatch, is_long: bool
+) -> None:
+    monkeypatch.setattr(large, "_MUCH", 1 if is_long else MIB)
+    put = {"method": "PUT", "url": f"{server.url}/s3/delta", "headers": {}, "expires_at": AT}
+    entry = {"index": 0, "mode": "delta", "content_hash": sha(CONTENT), "size": len(CONTENT), "put": put}
+    server.on("POST", "/v1/uploads", says(upload([entry]), 201), session())
+    server.on("PUT", "/s3/delta", *[resets] * 8, OK)
+    accept_parts(server)
+    base = DeltaBase("5" * 24, Recipe((Literal(100), Copy(0, len(CONTENT) - 100))), tmp_path)
+
+    async with linked_transfer(server, tmp_path / "home", transfer_retry_seconds=30.0) as transfer:
+        await transfer.upload_large(source(fd, delta=base))
+
+        assert transfer.tally.settled_bytes == len(CONTENT)
+    asked = [seen.json.get("delta") is not None for seen in server.calls("/v1/uploads")]
+    assert asked == ([True, False] if is_long else [True])
+    assert sorted(sent(server)) == ([1, 2, 3, 4, 5] if is_long else [])
 
 
 async def test_content_that_the_server_is_just_verifying_is_waited_for_and_not_sent(
