@@ -63,8 +63,14 @@ class Manifests:
         return manifest
 
     def _keep(self, object_id: str, manifest: Manifest) -> None:
+        """Keep it, and count it once however many have read it at the same time."""
+        replaced = self._cache.pop(object_id, None)
+        self._held += _bytes_of(manifest) - (0 if replaced is None else _bytes_of(replaced))
         self._cache[object_id] = manifest
-        self._held += len(manifest) * _CHUNK_BYTES
         while self._held > self._cache_bytes and self._cache:
             _, dropped = self._cache.popitem(last=False)
-            self._held -= len(dropped) * _CHUNK_BYTES
+            self._held -= _bytes_of(dropped)
+
+
+def _bytes_of(manifest: Manifest) -> int:
+    return len(manifest) * _CHUNK_BYTES
