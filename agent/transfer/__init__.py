@@ -2,9 +2,10 @@
 
 from agent.transfer.delta import DeltaBase
 from agent.transfer.facade import Transfer, open_transfer
-from agent.transfer.large import LargeSource, LargeUpload
+from agent.transfer.large import LargeUpload
 from agent.transfer.ranges import in_ranges
 from agent.transfer.small import SmallOutcome, SmallSource, SmallUpload, split_batches
+from agent.transfer.source import LargeSource
 from agent.transfer.tally import Direction, Moving, Tally
 
 __all__ = [

@@ -13,9 +13,10 @@ from agent.settings import Settings
 from agent.transfer.channel import Channel
 from agent.transfer.download import Downloads
 from agent.transfer.lanes import Lanes
-from agent.transfer.large import LargeSource, LargeUpload, LargeUploads
+from agent.transfer.large import LargeUpload, LargeUploads
 from agent.transfer.retry import Patience
 from agent.transfer.small import SmallSource, SmallUpload, SmallUploads
+from agent.transfer.source import LargeSource
 from agent.transfer.tally import Tally
 from agent.transfer.wire import Wire, s3_session
 from libs.contracts.api import Download, DownloadDelta

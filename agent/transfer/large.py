@@ -1,20 +1,26 @@
 """One file of any size: stored already, one PUT, or in parts of which only the missing are sent."""
 
 import asyncio
-import hashlib
-import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 from agent.errors import LocalError
 from agent.transfer.channel import Channel
-from agent.transfer.delta import DeltaBase, Packed, packed
+from agent.transfer.delta import Packed, packed
 from agent.transfer.lanes import Lanes
 from agent.transfer.retry import DamagedError, repeat, side_by_side
 from agent.transfer.small import display_path
-from agent.transfer.wire import PIECE, Body
+from agent.transfer.source import (
+    FragileError,
+    LargeSource,
+    Losses,
+    Part,
+    measure,
+    part_body,
+    proven_digests,
+)
 from libs.contracts.api import (
     SignedRequest,
     Upload,
@@ -25,7 +31,6 @@ from libs.contracts.api import (
     UrlsRequest,
 )
 from libs.contracts.errors import ConflictError
-from libs.contracts.limits import MIB
 from libs.contracts.parts import part_count, part_span
 from libs.runtime.backoff import Backoff
 from libs.runtime.logs import get_logger
@@ -43,65 +48,9 @@ _FRESH_SECONDS: Final = 60.0
 """A group of URLs that took longer to be used up is followed by a smaller one, a faster by a larger one."""
 _MOST_DISPUTES: Final = 2
 """About the parts of one file: with a note that was wrong, and then with a session that was told of one."""
-_MUCH: Final = 64 * MIB
-"""Bytes of one request that are a loss when it breaks off: no part of a file is larger by choice."""
-_MOST_LOSSES: Final = 3
-"""How often a delta may break off after much of it was sent: then the whole goes, which is continued."""
 _UNDER_WAY = frozenset({UploadState.COMPLETING, UploadState.COMMITTING})
 _WHOLE = _UNDER_WAY | {UploadState.COMMITTED}
 """States of a session whose bytes are all in S3."""
-
-
-def _unchanged() -> bool:
-    return True
-
-
-class PartNotes(Protocol):
-    """What is remembered of one content's parts from one run to the next."""
-
-    def known(self, part_size: int) -> Mapping[int, str]:
-        """Return digests (SHA-256, hex) by part number, noted with the same part size."""
-
-    def note(self, upload_id: str, part_size: int, digests: Mapping[int, str]) -> None:
-        """Keep the digests of parts that are in S3."""
-
-    def forget(self) -> None:
-        """Drop what is noted: it is of no more use, or was wrong."""
-
-
-class NoNotes:
-    """Remembers nothing: parts that S3 holds are read and compared."""
-
-    def known(self, part_size: int) -> Mapping[int, str]:
-        """See `PartNotes`."""
-        del part_size
-        return {}
-
-    def note(self, upload_id: str, part_size: int, digests: Mapping[int, str]) -> None:
-        """See `PartNotes`."""
-
-    def forget(self) -> None:
-        """See `PartNotes`."""
-
-
-@dataclass(frozen=True, slots=True)
-class LargeSource:
-    """A file to send, read through `fd` by position (so the offset is not used).
-
-    `unchanged` is asked after the last byte was sent: whether the file still is what was
-    announced. `notes` remembers parts across runs. `throughput` is what this device has sent per
-    second lately, in bytes: the server chooses the size of parts by it.
-    """
-
-    path: str
-    size: int
-    content_hash: str
-    fd: int
-    unchanged: Callable[[], bool] = _unchanged
-    notes: PartNotes = field(default_factory=NoNotes)
-    throughput: int | None = None
-    delta: DeltaBase | None = None
-    """How the file is made of a version that the server has, where that is less to send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,42 +63,13 @@ class LargeUpload:
     """Whether no byte had to be sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    number: int
-    offset: int
-    length: int
-    digest: str
-    noted: bool = False
-    """Whether the digest is one of an earlier run, and the part was not read in this one."""
-
-
 class _ForeignPartsError(LocalError):
     """The session holds, or was announced, other parts than this device has read or remembers."""
 
-    def __init__(self, upload_id: str, claimed: Sequence[_Part]) -> None:
+    def __init__(self, upload_id: str, claimed: Sequence[Part]) -> None:
         super().__init__("The file is not what this upload began with", code="changed")
         self.upload_id = upload_id
         self.claimed = claimed
-
-
-class _FragileError(Exception):
-    """The line does not last for one long request."""
-
-
-@dataclass(slots=True)
-class _Losses:
-    """What was sent of one long request, and how often that was for nothing."""
-
-    passed: int = 0
-    count: int = 0
-
-    def broke(self) -> None:
-        """Take note that the request broke off. Raises `_FragileError`."""
-        self.count += self.passed >= _MUCH
-        self.passed = 0
-        if self.count >= _MOST_LOSSES:
-            raise _FragileError
 
 
 class LargeUploads:
@@ -168,7 +88,7 @@ class LargeUploads:
                 return await self._send(source)
             except _ForeignPartsError as error:
                 await self._settle(error, source)
-            except _FragileError:
+            except FragileError:
                 log.warning("the line does not last for a delta", path=source.path)
                 self._fragile.add(source.content_hash)
         return await self._send(source)
@@ -182,7 +102,7 @@ class LargeUploads:
         byte, what was announced: only that proves what its parts are.
         """
         source.notes.forget()
-        proven = await asyncio.to_thread(_proven, source, error.claimed)
+        proven = await asyncio.to_thread(proven_digests, source, error.claimed)
         if proven is None or not await asyncio.to_thread(source.unchanged):
             raise error
         if proven == [part.digest for part in error.claimed]:
@@ -269,7 +189,7 @@ class LargeUploads:
                 request = request.model_copy(update={"send_anyway": True})
 
     async def _send_whole(self, upload_id: str, signed: SignedRequest, source: LargeSource) -> None:
-        part = await asyncio.to_thread(_measure, source, 1, 0, source.size)
+        part = await asyncio.to_thread(measure, source, 1, 0, source.size)
         if part.digest != source.content_hash:
             raise LocalError(code="changed")
 
@@ -277,7 +197,7 @@ class LargeUploads:
             nonlocal signed
             signed = (await self._channel.api.upload_urls(upload_id, UrlsRequest(entries=[0]))).items[0]
 
-        losses = _Losses()
+        losses = Losses()
         await repeat(
             self._channel.patience,
             lambda: _put(self._channel, signed, source, part, losses),
@@ -325,7 +245,7 @@ class _PartsRun:
         if self._joined and not self._known:
             numbers.reverse()  # another device began at the start: meet it
         most = self._channel.settings.url_batch
-        count, group = min(_FIRST_URLS, most), list[_Part]()
+        count, group = min(_FIRST_URLS, most), list[Part]()
         for number in numbers:
             part = await self._missing(number)
             if part is not None:
@@ -334,7 +254,7 @@ class _PartsRun:
                 count, group = await self._hand_out(tasks, group, most), []
         await self._hand_out(tasks, group, most)
 
-    async def _hand_out(self, tasks: asyncio.TaskGroup, parts: list[_Part], most: int) -> int:
+    async def _hand_out(self, tasks: asyncio.TaskGroup, parts: list[Part], most: int) -> int:
         """Have parts sent; return how many to prepare next, so that no URL waits until it is stale."""
         if not parts:
             return most
@@ -348,14 +268,14 @@ class _PartsRun:
         fresh = time.monotonic() - begun < _FRESH_SECONDS
         return min(2 * len(parts), most) if fresh else max(1, len(parts) // 2)
 
-    async def _missing(self, number: int) -> _Part | None:
+    async def _missing(self, number: int) -> Part | None:
         """Return the part when S3 lacks it. Raises "changed" when S3 holds another content for it."""
         held, known = self._held.get(number), self._known.get(number)
         offset, length = part_span(self._source.size, self._part_size, number)
         if known is None:
-            part = await asyncio.to_thread(_measure, self._source, number, offset, length)
+            part = await asyncio.to_thread(measure, self._source, number, offset, length)
         else:
-            part = _Part(number, offset, length, known, noted=True)
+            part = Part(number, offset, length, known, noted=True)
         if held is None:
             return part
         if held != part.digest:
@@ -365,7 +285,7 @@ class _PartsRun:
         self._there(length)
         return None
 
-    def _is_there(self, part: _Part) -> None:
+    def _is_there(self, part: Part) -> None:
         """Another device has sent the part since this one joined."""
         self._note(part)
         self._there(part.length)
@@ -374,7 +294,7 @@ class _PartsRun:
         self._channel.tally.settled(count)
         self.settled += count
 
-    def _note(self, part: _Part) -> None:
+    def _note(self, part: Part) -> None:
         """Remember a part that S3 holds without having been told by this run; many in one write."""
         self._unnoted[part.number] = part.digest
         if len(self._unnoted) >= _NOTE_EVERY:
@@ -385,7 +305,7 @@ class _PartsRun:
         if digests:
             self._source.notes.note(self._upload_id, self._part_size, digests)
 
-    async def _signed(self, parts: list[_Part]) -> UrlsReply:
+    async def _signed(self, parts: list[Part]) -> UrlsReply:
         request = UrlsRequest(parts={part.number: part.digest for part in parts})
         try:
             return await self._api.upload_urls(self._upload_id, request)
@@ -409,7 +329,7 @@ class _PartsRun:
             raise
         task.add_done_callback(lambda _: self._lanes.leave())
 
-    async def _send(self, part: _Part, signed: SignedRequest) -> None:
+    async def _send(self, part: Part, signed: SignedRequest) -> None:
         await self._send_part(part, signed)
         self._lanes.moved(part.length)
         self._channel.tally.sent(part.length)
@@ -419,7 +339,7 @@ class _PartsRun:
         if due or len(self._unrecorded) >= _RECORD_EVERY:
             await self._record()
 
-    async def _send_part(self, part: _Part, signed: SignedRequest) -> None:
+    async def _send_part(self, part: Part, signed: SignedRequest) -> None:
         async def renew() -> None:
             nonlocal signed
             signed = (await self._signed([part])).items[part.number]
@@ -433,10 +353,10 @@ class _PartsRun:
 
         await repeat(self._channel.patience, once, renew, self._lanes.struggled)
 
-    async def _check_note(self, part: _Part) -> None:
+    async def _check_note(self, part: Part) -> None:
         """Read a part that S3 refused, when its digest is but a note: the note may be what is wrong."""
         if part.noted:
-            again = await asyncio.to_thread(_measure, self._source, part.number, part.offset, part.length)
+            again = await asyncio.to_thread(measure, self._source, part.number, part.offset, part.length)
             if again.digest != part.digest:
                 raise _ForeignPartsError(self._upload_id, [again])
 
@@ -451,66 +371,12 @@ class _PartsRun:
 
 
 async def _put(
-    channel: Channel, signed: SignedRequest, source: LargeSource, part: _Part, losses: _Losses | None = None
+    channel: Channel, signed: SignedRequest, source: LargeSource, part: Part, losses: Losses | None = None
 ) -> None:
     """Send a part once. Raises "changed" when the store refuses the bytes of a file that is another now."""
     try:
-        await channel.wire.put(signed, _part_body(source, part, losses or _Losses()))
+        await channel.wire.put(signed, part_body(source, part, losses or Losses()))
     except DamagedError as error:
         if not await asyncio.to_thread(source.unchanged):
             raise LocalError(code="changed") from error
         raise
-
-
-def _measure(source: LargeSource, number: int, offset: int, length: int) -> _Part:
-    """Hash a part. Raises `LocalError` "changed" when the file is shorter, "unreadable". Blocks."""
-    digest = hashlib.sha256()
-    position, end = offset, offset + length
-    while position < end:
-        piece = read_piece(source.fd, position, min(MIB, end - position))
-        digest.update(piece)
-        position += len(piece)
-    return _Part(number, offset, length, digest.hexdigest())
-
-
-def _proven(source: LargeSource, claimed: Sequence[_Part]) -> list[str] | None:
-    """Return what parts, in any order, hash to in one reading of the whole; None when that is not the file.
-
-    Raises as `_measure`. Blocks.
-    """
-    whole = hashlib.sha256()
-    parts = {part.number: hashlib.sha256() for part in claimed}
-    position = 0
-    while position < source.size:
-        piece = memoryview(read_piece(source.fd, position, min(MIB, source.size - position)))
-        whole.update(piece)
-        for part in claimed:
-            first, end = part.offset - position, part.offset + part.length - position
-            parts[part.number].update(piece[max(0, first) : max(0, end)])
-        position += len(piece)
-    right = whole.hexdigest() == source.content_hash
-    return [parts[part.number].hexdigest() for part in claimed] if right else None
-
-
-def read_piece(fd: int, offset: int, length: int) -> bytes:
-    """Read at least one byte at `offset`; `LocalError` "changed" at the end, "unreadable"."""
-    try:
-        piece = os.pread(fd, length, offset)
-    except OSError as error:
-        raise LocalError(f"The file cannot be read: {error.strerror}", code="unreadable") from error
-    if not piece:
-        raise LocalError("The file became shorter", code="changed")
-    return piece
-
-
-def _part_body(source: LargeSource, part: _Part, losses: _Losses) -> Body:
-    async def pieces() -> AsyncIterator[bytes]:
-        losses.passed = 0
-        position, end = part.offset, part.offset + part.length
-        while position < end:
-            piece = await asyncio.to_thread(read_piece, source.fd, position, min(PIECE, end - position))
-            yield piece
-            position += len(piece)
-            losses.passed += len(piece)
-
-    return Body(part.length, pieces)

@@ -9,7 +9,8 @@ import pytest
 from aiohttp import web
 
 from agent.errors import LocalError
-from agent.transfer import LargeSource, Transfer, large
+from agent.transfer import LargeSource, Transfer
+from agent.transfer import source as reading
 from agent.transfer.delta import DeltaBase
 from libs.contracts.errors import ConflictError, UnavailableError
 from libs.contracts.limits import MIB
@@ -391,7 +392,7 @@ async def test_a_continued_upload_does_not_read_again_what_it_sent_before(
         read.append(offset // PART + 1)
         return os.pread(handle, length, offset)
 
-    monkeypatch.setattr("agent.transfer.large.read_piece", watched)
+    monkeypatch.setattr("agent.transfer.source.read_piece", watched)
 
     await transfer.upload_large(source(fd, notes=Notes(held)))
 
@@ -485,7 +486,7 @@ async def test_a_disk_that_once_reads_other_bytes_does_not_end_a_session_that_an
 ) -> None:
     server.on("POST", "/v1/uploads", session({n: sha(PARTS[n]) for n in (1, 2, 3)}, joined=True))
     accept_parts(server)
-    real, faulty = large.read_piece, [2 * PART]
+    real, faulty = reading.read_piece, [2 * PART]
 
     def read_piece(handle: int, offset: int, length: int) -> bytes:
         piece = real(handle, offset, length)
@@ -494,7 +495,7 @@ async def test_a_disk_that_once_reads_other_bytes_does_not_end_a_session_that_an
         faulty.remove(offset)
         return bytes(len(piece))
 
-    monkeypatch.setattr(large, "read_piece", read_piece)
+    monkeypatch.setattr(reading, "read_piece", read_piece)
 
     await transfer.upload_large(source(fd))
 
@@ -538,7 +539,7 @@ async def test_a_digest_noted_wrongly_that_only_the_joining_of_the_parts_finds_o
 async def test_a_line_that_does_not_last_for_a_long_delta_gets_the_file_in_parts(
     server: ScriptedServer, tmp_path: Path, fd: int, monkeypatch: pytest.MonkeyPatch, is_long: bool
 ) -> None:
-    monkeypatch.setattr(large, "_MUCH", 1 if is_long else MIB)
+    monkeypatch.setattr(reading, "_MUCH", 1 if is_long else MIB)
     put = {"method": "PUT", "url": f"{server.url}/s3/delta", "headers": {}, "expires_at": AT}
     entry = {"index": 0, "mode": "delta", "content_hash": sha(CONTENT), "size": len(CONTENT), "put": put}
     server.on("POST", "/v1/uploads", says(upload([entry]), 201), session())
