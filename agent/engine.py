@@ -24,7 +24,7 @@ from agent.guard import (
     mass_deletion_halt,
     root_halt,
 )
-from agent.leftovers import Expected, rescue_leftovers
+from agent.leftovers import Expected, drop_unwanted, rescue_leftovers
 from agent.manifests import Manifests
 from agent.model import Trouble
 from agent.observer import Observer
@@ -360,6 +360,12 @@ class Engine:
 
     def _disk_full(self, actions: Iterable[Action]) -> Halt | None:
         downloads = [action for action in actions if isinstance(action, Download)]
+        halt = self._without_room(downloads)
+        if halt is not None and drop_unwanted(self._parts.disk, Expected.by(self._parts.state)):
+            halt = self._without_room(downloads)
+        return halt
+
+    def _without_room(self, downloads: list[Download]) -> Halt | None:
         if not downloads:
             return None
         with self._about_root():

@@ -8,6 +8,7 @@ that was whole and being installed is a download again, so that nothing of it ha
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from agent.disk import Disk, DiskError, Leftover
@@ -55,6 +56,22 @@ def rescue_leftovers(disk: Disk, expected: Expected, keep_name: Callable[[str], 
         if path is not None:
             rescued.append(path)
     return rescued
+
+
+def drop_unwanted(disk: Disk, expected: Expected) -> bool:
+    """Remove partial downloads that are wanted no more and that nobody writes; say whether any was. Blocks.
+
+    A newer version has come since they were begun. They are the server's own bytes, and take room.
+    """
+    dropped = False
+    for leftover in disk.leftover_temps():
+        download = leftover.download or leftover.name
+        kept = leftover.private or leftover.worthless or download in expected.wanted
+        if expected.complete and not kept:
+            with suppress(DiskError):  # a transfer has it open
+                disk.discard_idle(leftover.name, download)
+                dropped = True
+    return dropped
 
 
 def _settle(

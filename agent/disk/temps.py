@@ -188,6 +188,14 @@ class Temps(Rooted):
         with self._temp(name) as place, suppress(FileNotFoundError):
             os.unlink(place.name, dir_fd=place.fd)
 
+    def discard_idle(self, name: str, download: str) -> None:
+        """Remove a partial download, or what lies beside it, as `discard_temp` does.
+
+        Raises `BlockedError` "in_use" while the download is open or being installed.
+        """
+        with self._claimed(download):
+            self.discard_temp(name)
+
     def has_temp(self, name: str) -> bool:
         """Whether something with this name is in the temporary folder."""
         with self._temp(name) as place:

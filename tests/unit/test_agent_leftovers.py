@@ -1,5 +1,6 @@
 """What a crash left behind: dropped where it is known to be nobody's only copy, else given back."""
 
+import asyncio
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from agent.actions import Download
 from agent.disk import Disk
+from agent.engine import Engine, Parts
 from agent.executor.work import Work
-from agent.leftovers import Expected, rescue_leftovers
+from agent.leftovers import Expected, drop_unwanted, rescue_leftovers
 from agent.model import Kind, RemoteNode, SyncedNode
 from agent.settings import Settings
 from agent.state import State
@@ -154,3 +157,40 @@ def test_a_download_of_what_is_here_already_is_dropped(scene: Scene) -> None:
     for name in (f"{NODE}.{VERSION}", f"{NODE}.{VERSION}.ranges", f"swap.0123.{sha256('known')}"):
         (scene.tmp / name).write_text("known")
     assert scene.rescue() == (set(), set())
+
+
+def test_a_partial_download_of_an_older_version_goes_when_its_room_is_needed(scene: Scene) -> None:
+    wanted, older = f"{NODE}.{VERSION}", f"{NODE}.{'d' * 24}"
+    for name in (wanted, f"{wanted}.ranges", older, f"{older}.ranges"):
+        (scene.tmp / name).write_text("begun")
+    (scene.tmp / "swap.0123").write_text("the user's")
+    expected = Expected.by(scene.state)
+
+    assert not drop_unwanted(scene.disk, replace(expected, complete=False))
+    assert drop_unwanted(scene.disk, expected)
+    assert not drop_unwanted(scene.disk, expected)
+    assert {path.name for path in scene.tmp.iterdir()} == {wanted, f"{wanted}.ranges", "swap.0123"}
+
+
+def test_a_partial_download_that_a_transfer_still_writes_stays(scene: Scene) -> None:
+    with scene.disk.new_temp(NODE, "d" * 24) as temp, scene.disk.new_journal(temp):
+        assert not drop_unwanted(scene.disk, Expected.by(scene.state))
+    assert len(list(scene.tmp.iterdir())) == 2
+
+
+async def test_the_guard_makes_room_before_it_halts_for_want_of_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = scene.tmp / f"{NODE}.{'d' * 24}"
+    older.write_text("begun")
+    monkeypatch.setattr(scene.disk, "free_bytes", lambda: 0 if older.exists() else 1 << 40)
+    none: Any = None
+    settings = Settings(home=scene.root.parent)
+    parts = Parts(settings, scene.state, scene.disk, none, none, "namespace", "laptop")
+    node = replace(scene.state.remote[NODE], size=5)
+    async with asyncio.TaskGroup() as tasks:
+        engine = Engine(parts, tasks)
+        assert engine._disk_full([Download(node, "f", None)]) is None
+        older.write_text("in use")
+        with scene.disk.new_temp(NODE, "d" * 24):
+            assert engine._disk_full([Download(node, "f", None)]) is not None
