@@ -40,7 +40,8 @@ class Settings(ProcessSettings, MongoSettings, BusSettings, S3Settings, TokenSet
     lease_seconds: float = Field(default=60.0, gt=0)
     """How long the process that joins the parts is believed to be alive without a sign of it."""
     redrive_seconds: float = Field(default=60.0, ge=0)
-    """Age at which a commit that nobody answered is announced again."""
+    """Age at which a commit that nobody answered is announced again; each further time it is twice as long,
+    up to 15 minutes."""
     s3_trust_checksums: bool | None = None
     """Whether S3 refuses bytes that do not have the SHA-256 that their URL is bound to.
 

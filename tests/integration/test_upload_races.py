@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -106,12 +107,13 @@ class Process:
         return found
 
 
-def process(world: World, store: object | None = None) -> Process:
+def process(world: World, store: object | None = None, **changed: Any) -> Process:
+    settings = world.settings.model_copy(update=changed)
     objects = cast("ObjectStore", store or world.store)
-    outbox = Outbox(world.database, "upload", world.tree.bus, world.settings)
+    outbox = Outbox(world.database, "upload", world.tree.bus, settings)
     sessions = SessionStore(world.database, outbox)
     parts = PartStore(world.database, outbox, sessions)
-    deps = Deps(world.settings, sessions, parts, objects, Views(world.database), Trust(told=True))
+    deps = Deps(settings, sessions, parts, objects, Views(world.database), Trust(told=True))
     multiparts = Multiparts(deps)
     sealing = Sealing(deps, multiparts, Composing(deps))
     completing = Completing(deps, sealing, Background(), Wakeups())
@@ -263,3 +265,47 @@ async def test_a_drive_whose_lease_lapsed_does_not_give_up_what_the_same_process
 
 async def _is(value: int, wanted: int) -> bool:
     return value == wanted
+
+
+async def test_a_commit_that_nobody_takes_for_days_is_announced_ever_more_seldom(world: World) -> None:
+    account, other = await world.account(), process(world)
+    upload = await world.opened_and_sent(account, b"patience")
+    world.tree.decide = lambda _event: None
+    session = await other.session(upload)
+    await complete(process(world, commit_wait=0.1), session, account)
+    pauses = []
+    for _ in range(8):
+        session = await other.session(upload)
+        assert session.state is UploadState.COMMITTING
+        assert session.lease is not None
+        pauses.append((session.lease.until - session.updated_at).total_seconds())
+        assert await other.completing.announce_again(session)
+    assert pauses == [60, 120, 240, 480, 900, 900, 900, 900]
+    assert not await other.completing.announce_again(session), "that is over"
+
+
+async def test_the_janitors_round_announces_what_is_due_and_what_an_older_release_left(world: World) -> None:
+    account = await world.account()
+    world.tree.decide = lambda _event: None
+    uploads = [await world.opened_and_sent(account, name.encode()) for name in ("due", "left", "young")]
+    for upload in uploads:
+        await complete(process(world, commit_wait=0.1), await process(world).session(upload), account)
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    due, left, young = (upload["id"] for upload in uploads)
+    rows = world.database[UPLOADS]
+    await rows.update_one({"_id": due}, {"$set": {"lease.until": long_ago}})
+    await rows.update_one({"_id": left}, {"$set": {"lease": None, "updated_at": long_ago}})
+    assert (await world.internal("redrive")).body["done"] == 2
+    assert (await world.internal("redrive")).body["done"] == 0
+
+    async def asked() -> bool:
+        times = Counter(event.upload_id for event in world.tree.asked)
+        return (times[due], times[left], times[young]) == (2, 2, 1)
+
+    await eventually(asked, seconds=10)
+    world.tree.decide = accept
+    for event in list(world.tree.asked):
+        await world.tree.publish(world.tree.verdict(event, accept(event)))
+    for upload in uploads:
+        await world.until_state(account, upload, "committed")
+    assert [row["lease"] async for row in rows.find({"_id": {"$in": [due, left, young]}})] == [None] * 3

@@ -51,6 +51,7 @@ def settled(session: Session, results: Sequence[ItemResult], refill: Refill) -> 
     ended = replace(
         after,
         state=_state_of(after.entries),
+        lease=None,
         code=refusal.code if refusal else None,
         detail=refusal.detail if refusal else None,
         missing=(),

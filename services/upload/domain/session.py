@@ -84,7 +84,10 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who joins the parts of a completing session, and until when that is believed."""
+    """Who drives a completing session, and until when that is believed.
+
+    Of a committing one: when its commit, if nobody has answered, is announced again.
+    """
 
     owner: str
     until: datetime

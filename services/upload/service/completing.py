@@ -38,6 +38,10 @@ log = get_logger("completing")
 
 _POLL: Final = Backoff(0.04, 0.2)
 _TRIES: Final = 5
+_ANNOUNCED: Final = "announced"
+"""Who has a committing session: nobody, but from the end of this lease on it is announced again."""
+LONGEST_PAUSE: Final = timedelta(minutes=15)
+"""Between two announcements of a commit that nobody answers."""
 
 
 class Completing:
@@ -104,7 +108,9 @@ class Completing:
 
     async def _announce(self, before: Session, sealed: Session) -> Session | None:
         """Any state → committing, with the wish to commit in the same transaction."""
-        after = replace(sealed, state=UploadState.COMMITTING, lease=None, updated_at=self._deps.now())
+        now, first = self._deps.now(), timedelta(seconds=self._deps.settings.redrive_seconds)
+        lease = Lease(_ANNOUNCED, now + first)
+        after = replace(sealed, state=UploadState.COMMITTING, lease=lease, updated_at=now)
         return after if await self._deps.sessions.change(before, after, announce.completed(after)) else None
 
     def _lease(self, owner: str) -> Lease:
@@ -184,8 +190,14 @@ class Completing:
         return by_bytes(session, self._deps.sizes)
 
     async def announce_again(self, session: Session) -> bool:
-        """Publish the wish to commit once more, under the same attempt."""
-        after = replace(session, updated_at=self._deps.now())
+        """Publish the wish to commit once more, under the same attempt, and later each time.
+
+        While nobody takes them the broker keeps them all: those of days must not be thousands.
+        """
+        now, pause = self._deps.now(), timedelta(seconds=self._deps.settings.redrive_seconds)
+        if session.lease is not None:
+            pause = max(pause, min(2 * (session.lease.until - session.updated_at), LONGEST_PAUSE))
+        after = replace(session, lease=Lease(_ANNOUNCED, now + pause), updated_at=now)
         again = announce.completed(session)
         return await self._deps.sessions.change(session, after, again, updated_at=session.updated_at)
 

@@ -6,7 +6,8 @@ from typing import Final
 from libs.contracts.api import UploadState
 from libs.contracts.internal import Checked, Collected, Finding, Known, KnownUploads
 from libs.contracts.keys import prefix_of
-from services.upload.service.completing import Completing
+from services.upload.domain.session import Session
+from services.upload.service.completing import LONGEST_PAUSE, Completing
 from services.upload.service.deps import Deps
 from services.upload.service.ending import Ending
 
@@ -44,13 +45,19 @@ class Housekeeping:
 
     async def redrive(self) -> Collected:
         """Announce old commits again and take over completions whose process is gone."""
-        before = self._deps.now() - timedelta(seconds=self._deps.settings.redrive_seconds)
-        waiting = await self._deps.sessions.in_state(UploadState.COMMITTING, "updated_at", before, _BATCH)
-        again = [await self._completing.announce_again(session) for session in waiting]
         now = self._deps.now()
+        waiting = await self._deps.sessions.in_state(UploadState.COMMITTING, "lease.until", now, _BATCH)
+        waiting += [session for session in await self._long_committing() if session.lease is None]
+        again = [await self._completing.announce_again(session) for session in waiting]
         lapsed = await self._deps.sessions.in_state(UploadState.COMPLETING, "lease.until", now, _BATCH)
         taken = [await self._completing.take_over(session) for session in lapsed]
         return Collected(done=sum(again) + sum(taken))
+
+    async def _long_committing(self) -> list[Session]:
+        """Return what an older release may have left: it did not note when to announce again."""
+        pause = max(LONGEST_PAUSE, timedelta(seconds=self._deps.settings.redrive_seconds))
+        before = self._deps.now() - 2 * pause
+        return await self._deps.sessions.in_state(UploadState.COMMITTING, "updated_at", before, _BATCH)
 
     async def check_parts(self, place: str | None, *, repair: bool) -> Checked:
         """Find rows of parts whose session is gone; a repair removes them: nothing can need them."""
