@@ -17,7 +17,7 @@ from libs.delta import package
 from libs.delta.content import ContentReader
 from libs.mongo.names import NODES, OBJECTS, UPLOADS, VERSIONS
 from tests.support.backends import Backends
-from tests.support.upload_world import Account, Answer, Json, World, accept, sha256, upload_world
+from tests.support.upload_world import Account, Answer, Json, World, accept, refuse, sha256, upload_world
 
 MIB = 1024 * 1024
 BASE = os.urandom(12 * MIB)
@@ -260,6 +260,52 @@ async def test_a_device_without_the_base_takes_the_session_over_and_sends_all(wo
     await world.send_parts(account, theirs, wanted.content, [1, 2, 3])
     assert (await world.complete(account, theirs)).status == 200
     assert await content_of(world, upload) == wanted.content
+
+
+@pytest.mark.parametrize("by", ["nothing", "the same delta", "another delta"])
+async def test_what_was_put_together_for_a_refused_commit_goes_elsewhere_without_bytes(
+    world: World, by: str
+) -> None:
+    """Whoever lost against another edit keeps its own as a copy, and may know of no base for that."""
+    account = await world.account()
+    base = await version_of(world, account, BASE)
+    wanted = made(edited())
+    upload = await sent(world, account, wanted, base)
+    world.tree.decide = refuse("version_conflict")
+    assert (await world.complete(account, upload)).body["code"] == "version_conflict"
+    world.tree.decide = accept
+
+    plain = {"content_hash": sha256(wanted.content), "size": len(wanted.content)}
+    other = await version_of(world, account, BASE) if by == "another delta" else base
+    asked = plain if by == "nothing" else wanted.announced(other)
+    again = (await world.call(account, "POST", "/uploads", asked)).body
+
+    assert (again["id"], again["entries"][0]["mode"]) == (upload["id"], "delta")
+    assert again["entries"][0].get("put") is None
+    assert (await world.complete(account, again, name="copy.txt")).status == 200
+    first, second = [event for event in world.tree.asked if event.upload_id == upload["id"]]
+    assert first.entries[0].object.key == second.entries[0].object.key
+    assert (
+        b"".join([piece async for piece in world.store.read(second.entries[0].object.key)]) == wanted.content
+    )
+
+
+async def test_what_was_put_together_and_has_vanished_is_sent_again(world: World) -> None:
+    account = await world.account()
+    wanted = made(edited())
+    upload = await sent(world, account, wanted, await version_of(world, account, BASE))
+    world.tree.decide = refuse("version_conflict")
+    await world.complete(account, upload)
+    world.tree.decide = accept
+    (event,) = [event for event in world.tree.asked if event.upload_id == upload["id"]]
+    await world.store.delete([event.entries[0].object.key])
+
+    plain = {"content_hash": sha256(wanted.content), "size": len(wanted.content)}
+    again = (await world.call(account, "POST", "/uploads", plain)).body
+
+    assert (again["id"], again["entries"][0]["mode"]) == (upload["id"], "multipart")
+    await world.send_parts(account, again, wanted.content, [1, 2, 3])
+    assert (await world.complete(account, again)).status == 200
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["nothing sent", "parts sent"])

@@ -150,7 +150,8 @@ class Opening:
         """Hand the session to a device of the account, with what is left to do; None: it has changed."""
         if session.state is not UploadState.OPEN:
             return shown(session)
-        wished = self._rewished(session, wish)
+        is_made = await self._is_made(session)
+        wished = session if is_made else self._rewished(session, wish)
         if wished is not session:
             wished = replace(wished, attempt=session.attempt + 1)  # what was begun the other way is void
             if not await self._deps.sessions.change(session, wished, s3_upload_id=session.s3_upload_id):
@@ -162,8 +163,16 @@ class Opening:
         if not await self._deps.sessions.touch(session.id, owner.device, now, expires_at):
             return None
         joined = replace(session, device=owner.device, updated_at=now, expires_at=expires_at)
-        sent = await self._sent(joined)
+        sent = frozenset({0}) if is_made else await self._sent(joined)
         return (await self._shown(joined, sent)).model_copy(update={"joined": True})
+
+    async def _is_made(self, session: Session) -> bool:
+        """Whether the content was put together by a completion that was refused: nothing is to be sent."""
+        entry = session.entries[0]
+        if not (session.composed and entry.sealed):
+            return False
+        found = await self._deps.objects.head(entry.key)
+        return found is not None and found.size == entry.size
 
     async def _sent(self, session: Session) -> frozenset[int]:
         """Return the entries whose one request has been made: S3 holds what it was bound to."""
