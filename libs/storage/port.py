@@ -71,7 +71,8 @@ class ObjectStore(Protocol):
         """Stream an object's bytes, or a range of them, in chunks of at most 1 MiB.
 
         Raises `NotFoundError`, and `UnavailableError` also in the middle: what ends without an error is
-        all that S3 said it would send. `length` is at least 1; a range beyond the end gives fewer bytes.
+        all that S3 said it would send. `MalformedError` where S3 gives the whole for a range. `length` is
+        at least 1; a range beyond the end gives fewer bytes.
         """
 
     async def put(self, key: str, body: bytes) -> None:

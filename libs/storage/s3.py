@@ -19,6 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import parse_timestamp
 
+from libs.contracts.binary import MalformedError
 from libs.contracts.errors import ConflictError, LockstepError, NotFoundError, UnavailableError
 from libs.contracts.limits import MAX_PAGE, MIB
 from libs.runtime.settings import S3Settings
@@ -33,6 +34,7 @@ _NO_KEY: Final = {"NoSuchKey"}
 """A 404 that says no more may come from something in front of S3, and is no reason to give bytes up."""
 _NO_UPLOAD: Final = {"NoSuchUpload"}
 _BEYOND_END: Final = {"InvalidRange"}
+_PARTIAL: Final = 206
 _BAD_PART: Final = {"InvalidPart", "BadDigest"}
 """What sending parts again can cure; other refusals mean that this S3 does not join as Lockstep asks."""
 
@@ -183,6 +185,9 @@ class S3ObjectStore:
         asked = {} if offset == 0 and length is None else {"Range": f"bytes={offset}-{end}"}
         try:
             answer = await self._inner.get_object(Bucket=self._bucket, Key=key, **asked)
+            if offset and answer["ResponseMetadata"]["HTTPStatusCode"] != _PARTIAL:
+                answer["Body"].close()
+                raise MalformedError("S3 gave the whole for a range")
             async with answer["Body"] as body:
                 async for chunk in body.content.iter_chunked(MIB):
                     yield chunk

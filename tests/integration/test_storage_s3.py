@@ -268,3 +268,20 @@ async def test_a_404_of_something_in_front_of_s3_does_not_mean_that_bytes_are_go
 
 async def not_here(_asked: Asked) -> Answered | None:
     return Answered(404, b"<html><body>404 Not Found</body></html>")
+
+
+@pytest.mark.parametrize(
+    ("content", "span", "given"),
+    [
+        (b"0123456789", (2, 3), b"234"),
+        (b"0123456789", (8, 100), b"89"),
+        (b"0123456789", (10, 1), b""),
+        (b"0123456789", (1000, 10), b""),
+        (b"", (0, 1), b""),
+    ],
+)
+async def test_a_range_gives_what_is_there_of_it(
+    store: S3ObjectStore, key: str, content: bytes, span: tuple[int, int], given: bytes
+) -> None:
+    await store.put(key, content)
+    assert b"".join([piece async for piece in store.read(key, *span)]) == given

@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -42,18 +43,29 @@ def test_bytes_are_claimed_when_size_and_hash_agree(reading: Reading | None, cla
     assert is_claimed(reading, size=3, content_hash="abc") is claimed
 
 
+@dataclass(frozen=True)
+class BrokenOff:
+    """A reading that gives so many bytes of a content."""
+
+    content: bytes
+    after: int
+
+
 class Readings:
     """S3 as the verifier uses it: each reading gives the next of these contents."""
 
-    def __init__(self, *contents: bytes | Exception) -> None:
+    def __init__(self, *contents: bytes | BrokenOff | Exception) -> None:
         self._contents = list(contents)
 
-    async def read(self, key: str) -> AsyncIterator[bytes]:
+    async def read(self, _key: str, offset: int, length: int) -> AsyncGenerator[bytes, None]:
         content = self._contents.pop(0)
         if isinstance(content, Exception):
             raise content
-        for start in range(0, len(content), 1000):
-            yield content[start : start + 1000]
+        given = content[: offset + length] if isinstance(content, bytes) else content.content[: content.after]
+        for start in range(offset, len(given), 1000):
+            yield given[start : start + 1000]
+        if isinstance(content, BrokenOff):
+            raise UnavailableError("broken off")
 
 
 class Reports:
@@ -86,11 +98,22 @@ def verifier(store: Readings, reports: Reports) -> Verifier:
         ([CONTENT[:-1], CONTENT], True),
         ([CONTENT[:-1], CONTENT[:-1]], False),
         ([NotFoundError(), NotFoundError()], False),
+        ([CONTENT + b"more", CONTENT + b"more"], False),
+        ([BrokenOff(CONTENT, 2000), BrokenOff(CONTENT, 2500), CONTENT], True),
+        ([BrokenOff(CONTENT, len(CONTENT)), CONTENT], True),
     ],
-    ids=["right", "cut short once", "cut short", "gone"],
+    ids=[
+        "right",
+        "cut short once",
+        "cut short",
+        "gone",
+        "longer",
+        "broken off twice",
+        "broken off at the end",
+    ],
 )
 async def test_a_mismatch_is_believed_only_when_a_second_reading_agrees(
-    contents: list[bytes | Exception], ok: bool
+    contents: list[bytes | BrokenOff | Exception], ok: bool
 ) -> None:
     reports = Reports()
     assert await verifier(Readings(*contents), reports).verify(item()) is ok
@@ -113,10 +136,15 @@ async def test_an_empty_object_is_verified() -> None:
     assert await verifier(Readings(b""), Reports()).verify(item(b"")) is True
 
 
-async def test_nothing_is_reported_while_s3_does_not_answer() -> None:
+@pytest.mark.parametrize(
+    "contents",
+    [[UnavailableError()], [BrokenOff(CONTENT, 2000), UnavailableError()], [BrokenOff(CONTENT, 2000)] * 2],
+    ids=["away", "away in the middle", "never further"],
+)
+async def test_nothing_is_reported_while_s3_does_not_answer(contents: list[BrokenOff | Exception]) -> None:
     reports = Reports()
     with pytest.raises(UnavailableError):
-        await verifier(Readings(UnavailableError()), reports).verify(item())
+        await verifier(Readings(*contents), reports).verify(item())
     assert reports.results == []
 
 

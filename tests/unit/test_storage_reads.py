@@ -8,6 +8,7 @@ from typing import Final
 import pytest
 from pydantic import SecretStr
 
+from libs.contracts.binary import MalformedError
 from libs.contracts.errors import NotFoundError, UnavailableError
 from libs.runtime.settings import S3Settings
 from libs.storage.s3 import S3ObjectStore, open_store
@@ -62,6 +63,12 @@ async def test_a_range_that_begins_beyond_the_end_gives_nothing() -> None:
     refused = answered(b"416 Range Not Satisfiable", _ERROR % b"InvalidRange")
     async with store_that_answers(refused) as store:
         assert await read(store, 2000, 10) == b""
+
+
+async def test_the_whole_is_not_taken_for_a_range_of_it() -> None:
+    async with store_that_answers(answered(b"200 OK", b"0123456789")) as store:
+        with pytest.raises(MalformedError):
+            await read(store, 2, 3)
 
 
 async def test_an_object_that_is_not_there_is_said_to_be_missing() -> None:

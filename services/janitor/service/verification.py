@@ -17,9 +17,11 @@ from libs.contracts.errors import NotFoundError, UnavailableError
 from libs.contracts.internal import HousedObject
 from libs.contracts.keys import manifest_key, namespace_of
 from libs.contracts.limits import MIB
+from libs.contracts.recipe import Range
 from libs.delta.content import ContentReader
 from libs.runtime.logs import get_logger
 from libs.storage.port import ObjectStore
+from libs.storage.steady import read_on
 from services.janitor.domain import Reading, is_claimed
 
 log = get_logger("verification")
@@ -111,16 +113,20 @@ class Verifier:
     async def _look(self, item: HousedObject) -> Reading | None:
         """Read the object; of one that is what was claimed, keep the manifest."""
         content = ContentReader(item.size)
-        reading = await self._read(item.key, content)
+        reading = await self._read(item, content)
         manifest = await asyncio.to_thread(content.manifest) if _is_right(item, reading) else None
         if manifest is not None:
             await self._store.put(_manifest_key(item), b"".join(manifest.encode()))
         return reading
 
-    async def _read(self, key: str, content: ContentReader) -> Reading | None:
+    async def _read(self, item: HousedObject, content: ContentReader) -> Reading | None:
+        """Read to the end, or as far as shows that there is more than was claimed.
+
+        One that breaks off is read on: a terabyte takes hours, and may never come in one piece.
+        """
         size, batch, held = 0, list[bytes](), 0
         try:
-            async for chunk in self._store.read(key):
+            async for chunk in read_on(self._store, item.key, Range(0, item.size + 1)):
                 batch.append(chunk)
                 held += len(chunk)
                 if held >= _BATCH_BYTES:

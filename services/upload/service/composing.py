@@ -22,10 +22,11 @@ from libs.delta.package import Delta
 from libs.delta.rebuild import rebuilt
 from libs.runtime.logs import get_logger
 from libs.storage.port import ObjectStore, PartToJoin
+from libs.storage.steady import read_on
 from services.upload.domain.completion import missing_error
 from services.upload.domain.session import DeltaSource, Entry, Session
 from services.upload.service.deps import Deps
-from services.upload.service.steady import read_on, with_pauses
+from services.upload.service.steady import with_pauses
 
 log = get_logger("composing")
 

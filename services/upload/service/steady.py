@@ -1,42 +1,11 @@
-"""Long streams: begun again where they break off, and with turns for others."""
+"""Long work on the event loop, with turns for others."""
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Final
-
-from libs.contracts.errors import UnavailableError
-from libs.contracts.recipe import Range
-from libs.runtime.logs import get_logger
-from libs.storage.port import ObjectStore
-
-log = get_logger("steady")
 
 _PIECES_AT_A_TIME: Final = 256
 """Between two turns of others: a recipe can be made of single bytes, and then nothing is waited for."""
-
-
-async def read_on(objects: ObjectStore, key: str, wanted: Range) -> AsyncGenerator[bytes, None]:
-    """Stream a range as `ObjectStore.read` does, begun again where it breaks off.
-
-    Between two literals gigabytes can be copied, and no S3 keeps a stream open for ever to one who
-    does not read; what takes hours must not start over for one broken connection. Raises
-    `UnavailableError` when a new beginning brings nothing: then S3 is away.
-    """
-    at = wanted.offset
-    while at < wanted.end:
-        began = at
-        try:
-            async with aclosing(objects.read(key, at, wanted.end - at)) as pieces:
-                async for piece in pieces:
-                    at += len(piece)
-                    yield piece
-        except UnavailableError:
-            if at == began:
-                raise
-            log.warning("a reading broke off and is begun again", key=key, offset=at)
-        else:
-            return
 
 
 async def with_pauses(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
