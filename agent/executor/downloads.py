@@ -3,8 +3,8 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -87,7 +87,7 @@ class Downloads:
         done: set[str] = set()
 
         async def make(action: Download) -> None:
-            async with self._slots:
+            async with self._turn(action):
                 try:
                     with self._work.disk.new_temp(action.node.id, action.node.version_id or "") as temp:
                         made = await nearby.fill(action, temp)
@@ -130,8 +130,18 @@ class Downloads:
                 self._work.refused(action.path, error)
         return found
 
-    async def _fetch_one(self, action: Download, source: Source | None) -> None:
+    @asynccontextmanager
+    async def _turn(self, action: Download) -> AsyncIterator[None]:
+        """Hold a slot. A path whose turn is cut short is looked at: a thread may be installing the file."""
         async with self._slots:
+            try:
+                yield
+            except asyncio.CancelledError:
+                self._work.dirty.add(action.path)
+                raise
+
+    async def _fetch_one(self, action: Download, source: Source | None) -> None:
+        async with self._turn(action):
             try:
                 entry = await self._installed(action, source)
             except DiskError as error:

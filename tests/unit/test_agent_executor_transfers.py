@@ -8,15 +8,16 @@ from typing import Any, cast
 
 import pytest
 
-from agent.actions import Plan, Upload
+from agent.actions import Download, Plan, Upload
 from agent.executor import Executor, Work
 from agent.executor.downloads import Downloads
 from agent.executor.tree import TreeChanges
 from agent.executor.uploads import Uploads
-from agent.model import FileStat, LocalEntry, LocalKind
+from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode
 from agent.transfer import SmallOutcome, SmallUpload
 from agent.transfer.tally import Tally
-from libs.contracts.errors import ConflictError, LockstepError, QuotaError, RateLimitedError
+from libs.contracts.errors import ConflictError, LockstepError, QuotaError, RateLimitedError, UnavailableError
+from libs.contracts.ids import EMPTY_SHA256
 from libs.contracts.limits import MIB
 
 SMALL, LARGE = MIB, 100 * MIB
@@ -34,6 +35,7 @@ class Stub:
         self.error = error
         self.problems: dict[str, str] = {}
         self.aborted: list[str] = []
+        self.dirty: set[str] = set()
         self.differences = None
         self.state = SimpleNamespace(parts=None, put=lambda *_: None, get=lambda _: None)
         self.disk = SimpleNamespace(open_for_read=self._opened, lstat=lambda _: None)
@@ -119,3 +121,27 @@ async def test_a_batch_whose_session_has_ended_is_set_aside_and_holds_up_nothing
 
     assert work.problems == {"a": "upload_not_open", "b": "upload_not_open"}
     assert work.aborted == ["batch"]
+
+
+async def test_a_download_that_another_one_cuts_short_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread may be putting it in its place, which nobody would note."""
+
+    def action(path: str) -> Download:
+        return Download(RemoteNode(path, "r", path, Kind.FILE, 1, content_hash=EMPTY_SHA256), path, None)
+
+    async def not_nearby(_self: Downloads, actions: list[Download]) -> list[Download]:
+        return actions
+
+    async def installed(_self: Downloads, action: Download, _source: object) -> LocalEntry:
+        if action.path == "a":
+            await asyncio.sleep(3600)
+        raise UnavailableError
+
+    monkeypatch.setattr(Downloads, "_not_nearby", not_nearby)
+    monkeypatch.setattr(Downloads, "_installed", installed)
+    work = Stub()
+
+    with pytest.raises(UnavailableError):
+        await Downloads(cast("Work", work)).fetch([action("a"), action("b")])
+
+    assert work.dirty == {"a"}
