@@ -14,9 +14,10 @@ def may_sweep_objects(epoch_ms: int, now: datetime, quiet: float) -> bool:
     """Say whether unowned objects may be removed: not soon after a new epoch.
 
     An epoch is named by its start in milliseconds. A database restored from a backup does not
-    know the objects made since; the devices will commit them again.
+    know the objects made since; the devices will commit them again. Without any epoch this is not
+    the database that the objects are of.
     """
-    return now.timestamp() - epoch_ms / 1000 >= quiet
+    return epoch_ms > 0 and now.timestamp() - epoch_ms / 1000 >= quiet
 
 
 def looks_elsewhere(missing: int, documents: int, at_most: int) -> bool:

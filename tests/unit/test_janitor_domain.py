@@ -51,11 +51,16 @@ class BrokenOff:
     after: int
 
 
+def test_where_no_epoch_was_ever_begun_no_unowned_object_is_removed() -> None:
+    assert not may_sweep_objects(0, NOW, 0)
+
+
 class Readings:
     """S3 as the verifier uses it: each reading gives the next of these contents."""
 
     def __init__(self, *contents: bytes | BrokenOff | Exception) -> None:
         self._contents = list(contents)
+        self.put_keys: list[str] = []
 
     async def read(self, _key: str, offset: int, length: int) -> AsyncGenerator[bytes, None]:
         content = self._contents.pop(0)
@@ -66,6 +71,12 @@ class Readings:
             yield given[start : start + 1000]
         if isinstance(content, BrokenOff):
             raise UnavailableError("broken off")
+
+    async def head(self, _key: str) -> None:
+        """There is no manifest."""
+
+    async def put(self, key: str, _body: bytes) -> None:
+        self.put_keys.append(key)
 
 
 class Reports:
@@ -80,11 +91,12 @@ class Reports:
 
 
 CONTENT = b"content " * 1000
+LARGE = b"large content" * 25_000
 
 
 def item(content: bytes = CONTENT) -> HousedObject:
     digest = hashlib.sha256(content).hexdigest()
-    return HousedObject(id=new_id(), key="t/x", size=len(content), content_hash=digest)
+    return HousedObject(id=new_id(), key="t/namespace/x-0", size=len(content), content_hash=digest)
 
 
 def verifier(store: Readings, reports: Reports) -> Verifier:
@@ -166,3 +178,17 @@ async def test_a_failure_does_not_stop_the_verification_of_others() -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert reports.results == [True]
+
+
+@pytest.mark.parametrize(
+    ("contents", "results", "manifests"),
+    [([LARGE], [], 1), ([LARGE[1:], LARGE], [True], 1), ([LARGE[1:]] * 3, [False], 0)],
+    ids=["right", "misread once", "wrong"],
+)
+async def test_an_object_that_s3_has_checked_and_that_is_read_for_its_chunks_is_reported_when_it_is_wrong(
+    contents: list[bytes], results: list[bool], manifests: int
+) -> None:
+    reports, store = Reports(), Readings(*contents)
+    await verifier(store, reports).chunk(item(LARGE))
+    assert reports.results == results
+    assert len(store.put_keys) == manifests

@@ -97,9 +97,11 @@ class Verifier:
         return ok
 
     async def chunk(self, item: HousedObject) -> None:
-        """Make the manifest of an object unless it is there."""
-        if await self._store.head(_manifest_key(item)) is None:
-            await self._look(item)
+        """Make the manifest of an object unless it is there; one that is not as S3 said is looked into."""
+        if await self._store.head(_manifest_key(item)) is None and not _is_right(
+            item, await self._look(item)
+        ):
+            await self.verify(item)
 
     async def _is_as_claimed(self, item: HousedObject) -> bool:
         first = await self._look(item)
