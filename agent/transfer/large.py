@@ -72,6 +72,10 @@ class _ForeignPartsError(LocalError):
         self.claimed = claimed
 
 
+class _IsThereError(Exception):
+    """Another device has sent the part while this one waited for its turn."""
+
+
 class LargeUploads:
     """Sends files one by one; parts of all files share the same lanes."""
 
@@ -330,7 +334,11 @@ class _PartsRun:
         task.add_done_callback(lambda _: self._lanes.leave())
 
     async def _send(self, part: Part, signed: SignedRequest) -> None:
-        await self._send_part(part, signed)
+        try:
+            await self._send_part(part, signed)
+        except _IsThereError:
+            self._is_there(part)
+            return
         self._lanes.moved(part.length)
         self._channel.tally.sent(part.length)
         self.settled += part.length
@@ -342,7 +350,10 @@ class _PartsRun:
     async def _send_part(self, part: Part, signed: SignedRequest) -> None:
         async def renew() -> None:
             nonlocal signed
-            signed = (await self._signed([part])).items[part.number]
+            reply = await self._signed([part])
+            if part.number in reply.done:
+                raise _IsThereError
+            signed = reply.items[part.number]
 
         async def once() -> None:
             try:

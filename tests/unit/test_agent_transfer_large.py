@@ -535,6 +535,30 @@ async def test_a_digest_noted_wrongly_that_only_the_joining_of_the_parts_finds_o
     assert digests == ["0" * 64, sha(PARTS[2])]
 
 
+async def test_a_part_that_another_device_sent_before_its_url_was_renewed_is_not_sent(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    server.on("PUT", "/s3/part3", s3_error(403, "AccessDenied"))
+
+    async def urls(request: web.Request) -> web.StreamResponse:
+        asked = (await request.json())["parts"]
+        items = {n: signed(server, f"part{n}", PARTS[int(n)]) for n in asked}
+        done = [3] if server.calls("/s3/part3") and "3" in asked else []
+        return web.json_response({"items": items, "done": done})
+
+    accept_parts(server, but=3)
+    server._answers["POST", f"{SESSION}/urls"] = [urls]
+    notes = Notes()
+
+    await transfer.upload_large(source(fd, notes=notes))
+
+    assert sorted(sent(server)) == [1, 2, 3, 4, 5], "it was tried once"
+    assert notes.digests == {n: sha(part) for n, part in PARTS.items()}
+    assert transfer.tally.settled_bytes == len(CONTENT)
+    assert transfer.tally.uploaded_bytes == len(CONTENT) - PART
+
+
 @pytest.mark.parametrize("is_long", [True, False])
 async def test_a_line_that_does_not_last_for_a_long_delta_gets_the_file_in_parts(
     server: ScriptedServer, tmp_path: Path, fd: int, monkeypatch: pytest.MonkeyPatch, is_long: bool
