@@ -58,7 +58,7 @@ test-large: $(STAMP) ## a large file over kills of the agent: SIZE=50G PARTS=950
 	@$(PY) -m tests.large $(if $(SIZE),--size $(SIZE)) $(if $(PARTS),--parts $(PARTS)) \
 		$(if $(DOWNLOAD),--download) $(ARGS)
 
-bench: $(STAMP) ## measure put and get beside rclone: SIZE=1G ROUNDS=3 JSON=FILE
+bench: $(STAMP) ## measure beside rclone and rsync: SIZE=1G ROUNDS=3 JSON=FILE ARGS="transfer|delta|history"
 	@$(PY) -m tests.bench $(if $(SIZE),--size $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(JSON),--json $(JSON)) $(ARGS)
 
