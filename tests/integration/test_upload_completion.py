@@ -121,6 +121,25 @@ async def test_a_joining_that_takes_long_is_answered_202_and_ends_by_itself(scen
     await committed_once(scene, account, upload, content)
 
 
+async def test_who_waits_for_a_joining_does_not_have_s3_asked_for_the_parts(scene: Scene) -> None:
+    account, upload, content = await sent(scene.world)
+    gate, listed = Gate(), list[str]()
+
+    async def watch(asked: Asked) -> Answered | None:
+        if asked.method == "GET" and "uploadId" in asked.query:
+            listed.append(asked.path)
+        return await gate.hold(asked)
+
+    scene.proxy.before = watch
+    assert (await scene.world.complete(account, upload)).status == 202
+    await gate.reached.wait()
+    assert len(listed) == 1
+    assert await scene.world.state(account, upload) == "completing"
+    assert len(listed) == 1
+    gate.opened.set()
+    await committed_once(scene, account, upload, content)
+
+
 async def test_200_with_an_error_in_its_body_is_no_success_and_can_be_repeated(scene: Scene) -> None:
     account, upload, content = await sent(scene.world)
 

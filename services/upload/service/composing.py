@@ -140,7 +140,8 @@ class _Sink:
         self._waiting += piece
         parts = []
         while len(self._waiting) > self.part_size:
-            parts.append(bytes(self._waiting[: self.part_size]))
+            with memoryview(self._waiting) as waiting:  # a slice of the array itself would be one copy more
+                parts.append(bytes(waiting[: self.part_size]))
             del self._waiting[: self.part_size]
         return parts
 

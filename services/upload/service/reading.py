@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from libs.contracts.api import Upload, Uploads
+from libs.contracts.api import Upload, Uploads, UploadState
 from libs.contracts.errors import NotFoundError
 from services.upload.domain import paging
 from services.upload.domain.session import Owner, Session
@@ -37,8 +37,11 @@ class Reading:
         return session
 
     async def show(self, session: Session) -> Upload:
-        """Return the session, a live multipart one with the parts that S3 holds."""
-        if not session.live or not session.multipart:
+        """Return the session, an open multipart one with the parts that S3 holds.
+
+        Of a pending one none are asked for: nothing can be sent, and who waits for its end asks often.
+        """
+        if session.state is not UploadState.OPEN or not session.multipart:
             return shown(session)
         held = await self._multiparts.held(session) or Held({})
         return shown(session, parts=await self._multiparts.rows(session, held))
