@@ -46,6 +46,8 @@ _SLICE: Final = 2000
 """Small transfers of one round, in each direction."""
 _LARGE: Final = 2
 """Large transfers at once; as many edited files of which the difference is sent do not wait for them."""
+_MOST: Final = 16
+"""With those that wait for the server to verify what it has, which move nothing and keep no other waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Executor:
         self._wake = wake
         self._running: dict[str, Running] = {}
         self._errors: list[LockstepError] = []
+        self._changed = asyncio.Event()
+        """Set when one begins to wait: another may start."""
         self.paused = False
         self._cut = False
         """Whether the plan under way is left where it is."""
@@ -79,10 +83,18 @@ class Executor:
         return frozenset(self._running)
 
     async def wait(self) -> None:
-        """Return when a large transfer has ended (at once when none runs). Raises as `run`."""
-        tasks = [running.task for running in self._running.values()]
+        """Return when a large transfer has ended, or another may start (at once when none runs).
+
+        Raises as `run`.
+        """
+        tasks: list[asyncio.Task[Any]] = [running.task for running in self._running.values()]
         if tasks:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            changed = asyncio.create_task(self._changed.wait())
+            try:
+                await asyncio.wait([*tasks, changed], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
+            self._changed.clear()
         self.check()
 
     def check(self) -> None:
@@ -177,10 +189,19 @@ class Executor:
         A node that was renamed while it is fetched is not fetched twice at once.
         """
         busy = path in self._running or any(running.key == key for running in self._running.values())
-        if busy or sum(running.large is large for running in self._running.values()) >= _LARGE:
+        if busy or len(self._running) >= _MOST or self._moving_now(large=large) >= _LARGE:
             return
+        self._work.transfer.tally.on_wait = self._waits
         task = self._tasks.create_task(self._run_beside(path, moving, job), name=f"transfer {path}")
         self._running[path] = Running(path, key, large, task)
+
+    def _moving_now(self, *, large: bool) -> int:
+        waiting = {moving.path for moving in self._work.transfer.tally.under_way if moving.waiting}
+        return sum(one.large is large and one.path not in waiting for one in self._running.values())
+
+    def _waits(self) -> None:
+        self._changed.set()
+        self._wake()
 
     async def _run_beside(
         self,

@@ -180,17 +180,30 @@ class LargeUploads:
         Once it is verified nothing has to be sent. When that takes too long the bytes are sent.
         """
         deadline = time.monotonic() + self._channel.settings.verification_wait_seconds
+        created = await self._created_if_verified(request)
+        if created is None:
+            with self._channel.tally.waiting():
+                created = await self._awaited(request, deadline)
+        return created
+
+    async def _awaited(self, request: UploadRequest, deadline: float) -> Upload:
         attempt = 0
         while True:
-            try:
-                return await self._channel.api.create_upload(request)
-            except ConflictError as error:
-                if error.code != "verification_pending":
-                    raise
             await asyncio.sleep(_VERIFYING.delay(attempt))
             attempt += 1
             if time.monotonic() > deadline:
                 request = request.model_copy(update={"send_anyway": True})
+            created = await self._created_if_verified(request)
+            if created is not None:
+                return created
+
+    async def _created_if_verified(self, request: UploadRequest) -> Upload | None:
+        try:
+            return await self._channel.api.create_upload(request)
+        except ConflictError as error:
+            if error.code != "verification_pending":
+                raise
+            return None
 
     async def _send_whole(self, upload_id: str, signed: SignedRequest, source: LargeSource) -> None:
         part = await asyncio.to_thread(measure, source, 1, 0, source.size)

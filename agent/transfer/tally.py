@@ -28,6 +28,8 @@ class Moving:
     settled: int = 0
     in_flight: int = 0
     travelled: int = 0
+    waiting: bool = False
+    """Whether it moves nothing for now, for a reason that may last minutes."""
 
     @property
     def bytes_done(self) -> int:
@@ -60,6 +62,8 @@ class Tally:
     """Bytes of files or parts that are where they are to be, those that S3 held before too."""
     settled_files: int = 0
     on_change: Callable[[int], None] | None = None
+    on_wait: Callable[[], None] | None = None
+    """Told that a large file begins to wait: another one may move meanwhile."""
     in_flight_bytes: int = 0
     """Bytes sent that the store has not acknowledged yet."""
     under_way: list[Moving] = field(default_factory=list)
@@ -129,6 +133,21 @@ class Tally:
             self.settled_bytes -= moving.settled - (size if whole else 0)
             event = "a large file ended" if whole else "a large file stopped before its end"
             _say_end(event, moving, time.monotonic() - begun)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let the large file count as one that moves nothing while the body runs."""
+        moving = _MOVING.get()
+        if moving is None:
+            yield
+            return
+        moving.waiting = True
+        if self.on_wait is not None:
+            self.on_wait()
+        try:
+            yield
+        finally:
+            moving.waiting = False
 
     def resumes(self, count: int) -> None:
         """Tell the log, before the rest travels, that `count` bytes of the large file are there."""

@@ -101,6 +101,36 @@ async def test_an_edited_file_does_not_wait_for_large_ones_under_way(monkeypatch
         ended.set()
 
 
+async def test_a_file_that_waits_for_the_server_keeps_no_other_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended, work = asyncio.Event(), Stub()
+
+    async def send_large(_self: Uploads, action: Upload) -> None:
+        if action.entry.path == "large 0":
+            with work.transfer.tally.waiting():
+                await ended.wait()
+        await ended.wait()
+
+    async def nothing(*_: object, **__: object) -> None:
+        pass
+
+    actions = tuple(upload(f"large {n}", LARGE) for n in range(4))
+    monkeypatch.setattr(Uploads, "send_small", nothing)
+    monkeypatch.setattr(Uploads, "send_large", send_large)
+    monkeypatch.setattr(Downloads, "fetch", nothing)
+    woken: list[bool] = []
+    async with asyncio.TaskGroup() as tasks:
+        executor = Executor(cast("Work", work), tasks, lambda: woken.append(True))
+        await executor.run(Plan(actions), feed_seq=1)
+        async with asyncio.timeout(10):
+            await executor.wait()
+        assert woken == [True]
+        await executor.run(Plan(actions), feed_seq=1)
+        assert executor.in_flight == {"large 0", "large 1", "large 2"}
+        ended.set()
+
+
 @pytest.mark.parametrize(
     "error",
     [RateLimitedError(code="too_many_sessions"), RateLimitedError(), QuotaError(code="file_too_large")],
