@@ -30,7 +30,7 @@ from services.upload.service.trust import Trust
 from services.upload.service.wakeups import Wakeups
 from services.upload.store.parts import PartStore
 from services.upload.store.sessions import SessionStore
-from tests.integration.test_upload_delta import BASE, MIB, edited, made, opened, sent, version_of
+from tests.integration.test_upload_delta import BASE, MIB, edited, everything, made, opened, sent, version_of
 from tests.support.backends import Backends
 from tests.support.upload_world import Account, Json, World, accept, refuse, sha256, upload_world
 from tests.support.waiting import eventually
@@ -157,6 +157,21 @@ async def test_a_change_of_the_way_that_was_decided_on_an_older_state_is_decided
     status, text = await world.send(last["entries"][0]["put"], one.delta)
     assert status == 200, text
     assert (await world.complete(account, upload)).status == 200
+
+
+async def test_a_delta_that_another_takes_the_place_of_does_not_stay_in_s3(world: World) -> None:
+    account = await world.account()
+    base, again = await version_of(world, account, BASE), await version_of(world, account, BASE)
+    before, content = await everything(world, account), edited()
+    one, two = made(content), made(content, Recipe((Literal(len(content)),)))
+    await sent(world, account, one, base)
+    await sent(world, account, two, base)
+    assert len(await everything(world, account)) == len(before) + 1
+    same = await opened(world, account, two, again)
+    assert len(await everything(world, account)) == len(before) + 1, "the same delta, to another base"
+    whole = await world.open(account, content)
+    assert (whole["id"], whole["entries"][0]["mode"]) == (same["id"], "multipart")
+    assert await everything(world, account) == before
 
 
 async def test_after_a_refused_delta_parts_can_be_sent_at_once(world: World) -> None:

@@ -113,6 +113,24 @@ def by_bytes(session: Session, sizes: Sizes, throughput: int | None = None) -> S
     return with_parts(replace(session, entries=(changed,), s3_upload_id=None), sizes, throughput)
 
 
+def rewished(session: Session, offer: Offer | None, sizes: Sizes, throughput: int | None = None) -> Session:
+    """Return an open session as the device that joins can go on with it: itself, or changed.
+
+    A delta is the way as long as nothing was sent in parts; a device without the base sends all.
+    """
+    if offer is None:
+        return by_bytes(session, sizes, throughput) if session.composed else session
+    if session.entries[0].mode is UploadMode.STORED or session.parts_done:
+        return session
+    wished = by_delta(session, offer)
+    return session if _way_of(wished) == _way_of(session) else wished
+
+
+def _way_of(session: Session) -> tuple[UploadMode, DeltaSource | None]:
+    entry = session.entries[0]
+    return entry.mode, entry.delta
+
+
 def with_parts(session: Session, sizes: Sizes, throughput: int | None = None) -> Session:
     """Return the session with its part size, if its bytes travel in parts."""
     if not session.multipart:

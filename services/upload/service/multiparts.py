@@ -65,11 +65,14 @@ class Multiparts:
             raise ConflictError(code="upload_not_open")
         return now
 
-    async def let_go(self, session: Session) -> None:
-        """Abort the multipart upload of a session that goes on without it; else the sweep finds it."""
-        if session.s3_upload_id is not None:
-            with suppress(UnavailableError):
-                await self._deps.objects.abort_multipart(session.entries[0].key, session.s3_upload_id)
+    async def let_go(self, session: Session, after: Session) -> None:
+        """Remove what S3 holds of a session's way before it was changed; else the sweep finds it."""
+        entry, delta = session.entries[0], after.entries[0].delta
+        with suppress(UnavailableError):
+            if session.s3_upload_id is not None:
+                await self._deps.objects.abort_multipart(entry.key, session.s3_upload_id)
+            if entry.delta is not None and (delta is None or delta.key != entry.delta.key):
+                await self._deps.objects.delete([entry.delta.key])
 
     async def held(self, session: Session) -> Held | None:
         """Return what S3 holds; None: neither the multipart upload nor the whole object."""

@@ -12,13 +12,13 @@ from services.upload.domain.modes import (
     Announced,
     Offer,
     StoredCopy,
-    by_bytes,
     by_delta,
     entry_of,
     mode_of,
+    rewished,
     with_parts,
 )
-from services.upload.domain.session import DeltaSource, Owner, Session, dedupe_key
+from services.upload.domain.session import Owner, Session, dedupe_key
 from services.upload.service import announce
 from services.upload.service.deps import Deps
 from services.upload.service.multiparts import Multiparts
@@ -151,12 +151,12 @@ class Opening:
         if session.state is not UploadState.OPEN:
             return shown(session)
         is_made = await self._is_made(session)
-        wished = session if is_made else self._rewished(session, wish)
+        wished = session if is_made else rewished(session, wish.offer, self._deps.sizes, wish.throughput)
         if wished is not session:
             wished = replace(wished, attempt=session.attempt + 1)  # what was begun the other way is void
             if not await self._deps.sessions.change(session, wished, s3_upload_id=session.s3_upload_id):
                 return None
-            await self._multiparts.let_go(session)
+            await self._multiparts.let_go(session, wished)
             await self._deps.parts.remove([session.id])  # digests of parts of another size, perhaps
             session = wished
         now, expires_at = self._deps.now(), self._deps.expiry()
@@ -182,26 +182,9 @@ class Opening:
             index for index, (_, size, _) in bound.items() if (at := found[index]) and at.size == size
         )
 
-    def _rewished(self, session: Session, wish: Wish) -> Session:
-        """Return an open session as the device that joins can go on with it.
-
-        A delta is the way as long as nothing was sent in parts; a device without the base sends all.
-        """
-        if wish.offer is None:
-            return by_bytes(session, self._deps.sizes, wish.throughput) if session.composed else session
-        if session.entries[0].mode is UploadMode.STORED or session.parts_done:
-            return session
-        wished = by_delta(session, wish.offer)
-        return session if _way_of(wished) == _way_of(session) else wished
-
     async def _shown(self, session: Session, sent: Collection[int] = ()) -> Upload:
         if session.multipart:
             session, held = await self._multiparts.revived(session)
             return shown(session, parts=await self._multiparts.rows(session, held, reconcile=True))
         to_send = [entry for entry in session.entries if entry.needs_put() and entry.index not in sent]
         return shown(session, puts=await presign_puts(self._deps.objects, to_send))
-
-
-def _way_of(session: Session) -> tuple[UploadMode, DeltaSource | None]:
-    entry = session.entries[0]
-    return entry.mode, entry.delta
