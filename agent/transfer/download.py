@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -73,7 +72,9 @@ class Downloads:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._lanes = Lanes(channel.settings.part_parallel, time.monotonic)
+        most = channel.settings.part_parallel
+        self._lanes = Lanes(most)
+        self._small_lanes = Lanes(most, first=most)
 
     async def fetch(self, item: Download, fd: int, journal: int | None) -> str:
         """See `Transfer.download`."""
@@ -101,7 +102,7 @@ class Downloads:
         await until_stopped(partial(copy_ranges, recipe, base_fd, fd))
         spots = Spots.of(fd, delta, recipe)
         self._channel.tally.settled(delta.size - spots.size)
-        await RangedDownload(self._channel, self._lanes, spots).fetch()
+        await RangedDownload(self._channel, self._small_lanes, spots).fetch()
         found = await until_stopped(partial(_hashed, fd, digest))
         if found == delta.content_hash:
             self._channel.tally.file_done()

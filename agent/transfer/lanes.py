@@ -25,13 +25,14 @@ class Lanes:
 
     Hill climbing on the measured rate: one lane more is tried, kept when it makes the whole
     faster, and taken back when not. A store that breaks off or says that it is busy halves the width, as
-    TCP does with its window.
+    TCP does with its window. It begins with `first`: few where what travels is large, so that a slow
+    line is not crowded, and all where many small things each wait for an answer.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float] | None = None) -> None:
+    def __init__(self, most: int, clock: Callable[[], float] | None = None, *, first: int = _FIRST) -> None:
         self._most = most
         self._clock = clock or time.monotonic
-        self.width = min(_FIRST, most)
+        self.width = min(first, most)
         self.rate: float | None = None
         """Bytes a second over the last full window."""
         self._busy = 0
