@@ -30,7 +30,8 @@ class Settings(ProcessSettings, MongoSettings, BusSettings, S3Settings, TokenSet
     max_delta_bytes: int = Field(default=MAX_DELTA_BYTES, ge=0, le=MAX_DELTA_BYTES)
     """Largest delta object; a content that differs by more is sent whole. 0: no deltas are taken."""
     max_compositions: int = Field(default=2, ge=1)
-    """Contents put together from a delta at once; each holds some four parts in memory."""
+    """Contents up to 4 GiB put together from a delta at once, and one larger beside them; each holds some
+    four parts in memory."""
     session_seconds: float = Field(default=7 * _DAY, gt=0)
     """How long an open session lives without being touched."""
     keep_seconds: float = Field(default=7 * _DAY, gt=0)

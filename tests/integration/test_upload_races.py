@@ -19,6 +19,7 @@ from libs.mongo.outbox import Outbox
 from libs.mongo.views import Views
 from libs.storage.port import ObjectStore, PartToJoin
 from services.upload.domain.session import Device, Session
+from services.upload.service import composing
 from services.upload.service.background import Background
 from services.upload.service.completing import Completing
 from services.upload.service.composing import Composing
@@ -324,3 +325,26 @@ async def test_the_janitors_round_announces_what_is_due_and_what_an_older_releas
     for upload in uploads:
         await world.until_state(account, upload, "committed")
     assert [row["lease"] async for row in rows.find({"_id": {"$in": [due, left, young]}})] == [None] * 3
+
+
+async def test_a_small_content_does_not_wait_for_a_large_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(composing, "LARGE", len(BASE) - 1)
+    account = await world.account()
+    base = await version_of(world, account, BASE)
+    large, small = made(edited()), made(BASE[: len(BASE) - 1])
+    uploads = [await sent(world, account, each, base) for each in (large, small)]
+    gate = asyncio.Event()
+    store = BadS3(world.store, gates=[gate])
+    other = process(world, store, max_compositions=1, commit_wait=20)
+    first = asyncio.create_task(complete(other, await other.session(uploads[0]), account))
+    await eventually(lambda: _is(store.waiting, 1), seconds=20)
+    second = CommitTarget(parent_id=account.namespace_id, name="small")
+    session = await other.session(uploads[1])
+    await other.completing.complete(session, Device(account.devices[0], "d"), {0: second})
+    await world.until_state(account, uploads[1], "committed")
+    assert await world.state(account, uploads[0]) == "completing"
+    gate.set()
+    await first
+    await world.until_state(account, uploads[0], "committed")

@@ -15,6 +15,7 @@ from typing import Final
 from libs.contracts.binary import MalformedError
 from libs.contracts.errors import ConflictError, NotFoundError, UnavailableError
 from libs.contracts.keys import manifest_key
+from libs.contracts.limits import GIB
 from libs.contracts.parts import part_size_for
 from libs.contracts.recipe import Range, check
 from libs.delta.content import ContentReader
@@ -30,6 +31,9 @@ from services.upload.service.steady import with_pauses
 
 log = get_logger("composing")
 
+LARGE: Final = 4 * GIB
+"""Larger ones take minutes to hours, and from 93 GiB on much memory for each part: one at a time, for which
+no smaller one waits."""
 _IN_FLIGHT: Final = 2
 """Parts that travel to S3 while the next one is put together."""
 
@@ -39,7 +43,8 @@ class Composing:
 
     def __init__(self, deps: Deps) -> None:
         self._deps = deps
-        self._slots = asyncio.Semaphore(deps.settings.max_compositions)
+        self._small = asyncio.Semaphore(deps.settings.max_compositions)
+        self._large = asyncio.Semaphore(1)
 
     async def compose(self, session: Session) -> Session:
         """Return the session with its entry sealed.
@@ -51,7 +56,7 @@ class Composing:
         source = entry.delta
         if source is None:
             raise ConflictError(code="delta_refused")
-        async with self._slots:
+        async with self._large if entry.size > LARGE else self._small:
             found = await self._deps.objects.head(entry.key)
             made = found is None or found.size != entry.size
             if made:
