@@ -11,11 +11,12 @@ edited or moved into it lives in it; a folder keeps its name against a file.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from agent.identity import LocalNode, LocalTree, same_content
 from agent.model import Kind, RemoteNode, SyncedNode, Trouble
+from agent.parking import is_parked
 from libs.contracts.paths import name_key
 
 
@@ -245,9 +246,14 @@ class Merge:
         synced = self.trees.synced[node_id]
         remote, local = self.remote_place(node_id), self.local_place(node_id)
         agreed = Place(synced.parent_id, synced.name)
-        if remote.slot != agreed.slot or local.slot == agreed.slot:
+        if local.slot == agreed.slot:
             return remote
-        return local
+        return local if remote.slot == agreed.slot or is_parked(remote.name) else remote
+
+    def _yielding_place(self, node_id: str) -> Place:
+        """Where a node stays whose move here cannot be: where the server has it, under a chosen name."""
+        remote = self.remote_place(node_id)
+        return replace(remote, name=self.local_place(node_id).name) if is_parked(remote.name) else remote
 
     def _held_place(self, key: str) -> Place | None:
         local = self.trees.local.nodes.get(key)
@@ -277,14 +283,14 @@ class Merge:
         """Moves of both sides that would make a cycle: those of this device yield."""
         while (cycle := self._cycle()) is not None:
             moved = [
-                k for k in cycle if self.fates[k] is Fate.BOTH and self.places[k] != self.remote_place(k)
+                k for k in cycle if self.fates[k] is Fate.BOTH and self.places[k] != self._yielding_place(k)
             ]
             if not moved:
                 for key in cycle:
                     self.fates[key] = Fate.HOLD
                     del self.places[key]
             for key in moved:
-                self.places[key] = self.remote_place(key)
+                self.places[key] = self._yielding_place(key)
 
     def _cycle(self) -> list[str] | None:
         done: set[str] = {self.trees.root_id}

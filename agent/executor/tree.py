@@ -20,6 +20,7 @@ from agent.damaged import spare
 from agent.disk import DiskError
 from agent.executor.work import Work, agreed, chunks, row_of, within_64_bits
 from agent.model import Kind, LocalEntry, RemoteNode
+from agent.parking import parked_name
 from libs.contracts.errors import InvalidRequestError
 from libs.contracts.ids import new_id
 from libs.contracts.limits import MAX_BATCH
@@ -179,7 +180,7 @@ class TreeChanges:
         All in one batch, which the server carries out in one transaction.
         """
         first, *others = action.moves
-        parked = f"{new_id()}.lockstep-moving"
+        parked = parked_name(new_id())
         steps = [self._move_step(first, first.node.parent_id, parked, first.node.parent_id, first.node.name)]
         steps += [
             self._move_step(move, move.parent_key, move.name, move.node.parent_id, move.node.name)

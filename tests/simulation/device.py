@@ -17,6 +17,7 @@ from agent.identity import identify
 from agent.merge import Trees
 from agent.model import Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
 from agent.narrowing import Narrowing, Observed
+from agent.parking import parked_name
 from agent.planner import Rules, paths_of, plan
 from libs.contracts.paths import name_key
 from tests.simulation.disk import Disk, Inode, VacancyError, join
@@ -348,7 +349,7 @@ class Device:
         """
         ops = [self._move_op(move) for move in action.moves]
         first = ops[0]
-        aside = replace(first, parent_id=first.expect_parent_id, name=f"rotated-{first.node_id}")
+        aside = replace(first, parent_id=first.expect_parent_id, name=parked_name(first.node_id))
         last = replace(first, expect_parent_id=aside.parent_id, expect_name=aside.name)
         rows: list[RemoteNode] = []
         refused: RefusedError | None = None

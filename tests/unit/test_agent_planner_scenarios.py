@@ -282,6 +282,25 @@ def test_33_an_edit_in_a_folder_deleted_with_a_newer_content_brings_only_itself_
     assert world.tree() == {"d": "/", "d/f": "b"}
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_35_a_folder_whose_exchange_another_move_stops_gets_a_name_of_its_users(dies: bool) -> None:
+    """The server refuses the last of the exchange, for its folder now lies in the one that waits."""
+    world = started(("mkdir", "d"), ("mkdir", "e"), ("write", "e/f", "1"))
+    first, second = world.devices
+    act(world.users[0], [("rotate", "d", "e/f")])
+    exchange = first.execute(first.plan())
+    act(world.users[1], [("move", "e", "d/e")])
+    world.sync(second)
+    next(exchange)
+    assert "000000000000000000000001.lockstep-moving" in world.tree()
+    if not dies:
+        for _ in exchange:
+            pass
+    world.settle()
+    world.check()
+    assert world.tree() == {"d": "1", "f": "/", "f/e": "/"}
+
+
 def test_40_a_renamed_folder_is_one_change_and_no_upload() -> None:
     files = [("write", f"d/{n}", f"content {n}") for n in range(50)]
     world = started(("mkdir", "d"), *files)
