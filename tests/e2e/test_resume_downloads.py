@@ -18,15 +18,19 @@ UNWRITTEN = LANES * MIB
 
 
 def partial(device: Device) -> Path | None:
-    """Return the temporary file of the one download under way."""
-    found = [path for path in (device.folder / ".lockstep" / "tmp").glob("*.*") if path.suffix != ".ranges"]
+    """Return the temporary file of the one download under way; the agent's trials of the disk are none."""
+    temporary = (device.folder / ".lockstep" / "tmp").glob("*.*")
+    found = [path for path in temporary if path.suffix != ".ranges" and not path.name.startswith("scratch.")]
     return found[0] if found else None
 
 
 def held(device: Device) -> int:
     """Return how many bytes of it are on the disk."""
     path = partial(device)
-    return 0 if path is None else path.stat().st_blocks * 512
+    try:
+        return 0 if path is None else path.stat().st_blocks * 512
+    except FileNotFoundError:  # it is being put in its place
+        return 0
 
 
 def killed_after(device: Device, count: int) -> int:
