@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from pymongo import IndexModel
 from pymongo.errors import DuplicateKeyError
 
 from libs.contracts.errors import UnavailableError
+from libs.contracts.ids import new_id
 from libs.mongo.client import Database, translated
 from libs.mongo.names import SCHEMA
+from libs.mongo.views import DEPLOYMENT_ID
 from libs.runtime.backoff import Backoff
 from libs.runtime.logs import get_logger
 
@@ -40,6 +43,23 @@ async def migrate(database: Database, service: str, migrations: Sequence[Migrati
         for number in range(version, len(migrations)):
             await migrations[number](database)
             await _record(database, service, number + 1)
+
+
+async def deployment_id(database: Database) -> str:
+    """Return what names this database, and so this deployment: made by whoever asks first, kept for good.
+
+    It is in backups, so a restored database is the same deployment.
+    """
+    with translated(), suppress(DuplicateKeyError):
+        row = await database[SCHEMA].find_one({"_id": DEPLOYMENT_ID})
+        if row is not None:
+            return str(row["value"])
+        await database[SCHEMA].insert_one({"_id": DEPLOYMENT_ID, "value": new_id()})
+    with translated():
+        row = await database[SCHEMA].find_one({"_id": DEPLOYMENT_ID})
+    if row is None:
+        raise UnavailableError("The database has forgotten what was just written", retry_after=1)
+    return str(row["value"])
 
 
 class Schema:

@@ -17,6 +17,7 @@ from libs.mongo.names import (
     NAMESPACES,
     NODES,
     OBJECTS,
+    SCHEMA,
     UPLOAD_PARTS,
     UPLOADS,
     USAGE,
@@ -24,6 +25,7 @@ from libs.mongo.names import (
 )
 
 EPOCH_ID = "epoch"
+DEPLOYMENT_ID = "deployment"
 _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 _PIECE = 50
 
@@ -57,6 +59,11 @@ class Views:
         if row is None or row.get("deleted_at") is not None:
             return {}
         return {member["user_id"]: member["role"] for member in row["members"]}
+
+    async def deployment(self) -> str | None:
+        """Return what names this deployment (see `schema.deployment_id`), None before the first start."""
+        row = await self._one(SCHEMA, DEPLOYMENT_ID)
+        return str(row["value"]) if row else None
 
     async def epoch(self) -> int:
         """Return the server's epoch, 0 before the first start of metadata."""

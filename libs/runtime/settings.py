@@ -63,6 +63,8 @@ class S3Settings(_Group):
     """How long a presigned URL is valid; at most 15 minutes."""
     s3_timeout: float = 30.0
     """Seconds to wait for an answer of S3."""
+    s3_check_owner: bool = True
+    """Whether a bucket is marked as one deployment's, and refused by every other. Only tests turn it off."""
     s3_complete_timeout: float = 600.0
     """Seconds that completing a multipart upload may take."""
 

@@ -11,11 +11,12 @@ from libs.contracts.errors import UnavailableError
 from libs.messaging.rabbit import RabbitBus, open_bus
 from libs.mongo.client import Database, open_database, ping
 from libs.mongo.outbox import Outbox
-from libs.mongo.schema import migrate
+from libs.mongo.schema import deployment_id, migrate
 from libs.mongo.views import Views
 from libs.runtime.backoff import Backoff
 from libs.runtime.logs import get_logger
 from libs.runtime.tasks import running
+from libs.storage.owner import claim
 from libs.storage.probe import probe
 from libs.storage.s3 import S3ObjectStore, open_store
 from libs.web.app import add_probe, make_app
@@ -110,7 +111,7 @@ async def _start(app: web.Application, settings: Settings, stack: AsyncExitStack
 
     preparation = Preparation(
         lambda: migrate(database, "upload", MIGRATIONS),
-        lambda: _prepare_s3(settings, objects),
+        lambda: _prepare_s3(settings, objects, database),
         deps.trust.first_look,
     )
     look = partial(probe, settings, objects)
@@ -140,8 +141,10 @@ def _use_cases(deps: Deps, background: Background) -> tuple[UseCases, Settling]:
     return use_cases, Settling(deps, ending, wakeups)
 
 
-async def _prepare_s3(settings: Settings, objects: S3ObjectStore) -> None:
+async def _prepare_s3(settings: Settings, objects: S3ObjectStore, database: Database) -> None:
     await objects.ensure_bucket()
+    if settings.s3_check_owner:
+        await claim(objects, await deployment_id(database))
     log.info(
         "object store is ready",
         bucket=settings.s3_bucket,

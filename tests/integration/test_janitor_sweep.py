@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from libs.contracts.errors import NotFoundError
 from libs.contracts.ids import new_id
 from libs.contracts.keys import manifest_key
 from libs.mongo.names import NODES, OBJECTS, UPLOAD_PARTS, USAGE, VERSIONS
+from libs.mongo.views import Views
+from libs.storage.owner import MARK, owner_of
 from libs.storage.port import StoredObject
 from tests.support.backends import Backends
 from tests.support.gateway_client import Api
@@ -179,6 +182,23 @@ async def test_what_is_there_at_the_second_look_was_never_missing(world: Janitor
     assert store.asked == 2
 
 
+async def test_a_bucket_of_another_deployment_is_not_cleaned(world: JanitorWorld) -> None:
+    """What this deployment does not know may be all that the other one has."""
+    stray = f"t/{new_id()}/{new_id()}-0"
+    await world.store.put(stray, b"theirs")
+    mark = await owner_of(world.store)
+    assert mark == await Views(world.database).deployment(), "the services marked it when they started"
+    try:
+        await world.store.put(MARK, b"another")
+        report = await world.sweep(repair=True)
+    finally:
+        await world.store.put(MARK, (mark or "").encode())
+    assert report.halted is not None
+    assert "belongs to deployment another" in report.halted
+    assert await world.store.head(stray) is not None
+    assert (await world.sweep(repair=True)).repaired["unowned_object"] >= 1
+
+
 @pytest.mark.parametrize("holds", ["nothing", "something else"])
 async def test_another_bucket_halts_the_sweep_before_anything_is_marked_or_removed(
     world: JanitorWorld, home: Home, holds: str
@@ -189,6 +209,10 @@ async def test_another_bucket_halts_the_sweep_before_anything_is_marked_or_remov
         """The listing and the objects of another bucket."""
 
         removed: tuple[str, ...] = ()
+
+        async def read(self, _: str) -> AsyncIterator[bytes]:
+            raise NotFoundError
+            yield
 
         async def walk(self, prefix: str) -> AsyncIterator[StoredObject]:
             if holds == "something else" and prefix == "t/":

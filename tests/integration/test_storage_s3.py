@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from libs.contracts.errors import ConflictError, NotFoundError, UnavailableError
 from libs.contracts.ids import EMPTY_SHA256
 from libs.runtime.settings import S3Settings
+from libs.storage.owner import MARK, ForeignBucketError, claim, owner_of
 from libs.storage.port import PartToJoin, Signed
 from libs.storage.s3 import S3ObjectStore, open_store
 from tests.support.backends import Backends
@@ -285,3 +286,16 @@ async def test_a_range_gives_what_is_there_of_it(
 ) -> None:
     await store.put(key, content)
     assert b"".join([piece async for piece in store.read(key, *span)]) == given
+
+
+async def test_a_bucket_is_one_deployments(store: S3ObjectStore) -> None:
+    await store.delete([MARK])
+    try:
+        await claim(store, "one")
+        await claim(store, "one")
+        assert await owner_of(store) == "one"
+        with pytest.raises(ForeignBucketError, match="belongs to deployment one, this is other"):
+            await claim(store, "other")
+        assert await owner_of(store) == "one"
+    finally:
+        await store.delete([MARK])

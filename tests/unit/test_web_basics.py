@@ -32,7 +32,7 @@ def signer(secret: str = SECRET, seconds: int = 900) -> TokenSigner:
 
 
 def forged(**changes: object) -> str:
-    claims = {"sub": USER, "did": DEVICE, "ns": NAMESPACE, "exp": int(time.time()) + 60, "aud": "lockstep"}
+    claims = {"sub": USER, "did": DEVICE, "ns": NAMESPACE, "exp": int(time.time()) + 3600, "aud": "lockstep"}
     return jwt.encode({**claims, **changes}, SECRET, algorithm="HS256")
 
 

@@ -9,6 +9,7 @@ from prometheus_client import Counter, Gauge
 from libs.contracts.internal import Checkable, Checked
 from libs.mongo.views import Views
 from libs.runtime.logs import get_logger
+from libs.storage.owner import foreign, owner_of
 from libs.storage.port import ObjectStore
 from services.janitor.service.findings import Report
 from services.janitor.service.housekeeping import Housekeeping
@@ -28,6 +29,9 @@ class Sweep:
     def __init__(
         self, settings: Settings, housekeeping: Housekeeping, store: ObjectStore, views: Views
     ) -> None:
+        self._check_owner = settings.s3_check_owner
+        self._store = store
+        self._views = views
         self._housekeeping = housekeeping
         self._stored = StoredSweep(housekeeping, store, settings.sweep_recheck)
         self._unowned = UnownedSweep(settings, housekeeping, store, views)
@@ -35,7 +39,9 @@ class Sweep:
     async def run(self, *, repair: bool) -> Report:
         """Return what was found. When S3 does not look right, nothing is removed or marked."""
         report, started = Report(), time.monotonic()
-        await self._stored.run(report, repair=repair)
+        report.halted = await self._whose()
+        if report.halted is None:
+            await self._stored.run(report, repair=repair)
         if report.halted is None:
             await self._unowned.run(report, repair=repair)
             for what in get_args(Checkable):
@@ -54,6 +60,13 @@ class Sweep:
             log.warning("a sweep found something", kind=kind, count=count, repaired=report.repaired[kind])
         if report.halted is not None:
             log.error("a sweep was halted", reason=report.halted)
+
+    async def _whose(self) -> str | None:
+        """Return why the bucket is not for this deployment to clean up; None: it is."""
+        if not self._check_owner:
+            return None
+        found, own = await owner_of(self._store), await self._views.deployment()
+        return foreign(found, own) if found not in {None, own} else None
 
     async def _check(self, report: Report, what: Checkable, *, repair: bool) -> None:
         await self._walk(report, what, lambda after: self._housekeeping.check(what, after, repair=repair))
