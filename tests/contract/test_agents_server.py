@@ -4,13 +4,15 @@ Everything goes through the agent's own client, so that what the simulation play
 """
 
 import asyncio
+import hashlib
+import io
 import os
 import random
 import secrets
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +22,28 @@ from agent.credentials import CredentialStore, DeviceCredentials
 from agent.remote import Api, open_api
 from agent.remote.transport import Transport
 from agent.settings import Settings
-from agent.transfer import LargeSource, SmallSource, Transfer, open_transfer
+from agent.transfer import DeltaBase, LargeSource, SmallSource, Transfer, open_transfer
 from agent.transfer.retry import UrlRefusedError
+from agent.transfer.source import Losses, measure, part_body
 from agent.transfer.wire import Wire, s3_session
 from libs.contracts.api import (
     CompleteItem,
+    DeltaOffer,
+    DownloadDelta,
     DownloadItem,
+    Upload,
     UploadBatchItem,
+    UploadMode,
     UploadRequest,
     UploadState,
     UrlsRequest,
 )
+from libs.contracts.chunks import Manifest
 from libs.contracts.cursor import Cursor
 from libs.contracts.errors import LockstepError
 from libs.contracts.ids import new_id
 from libs.contracts.limits import MIB
+from libs.contracts.recipe import Recipe, recipe_of
 from libs.contracts.tree import (
     CommitTarget,
     CreateFolder,
@@ -46,6 +55,8 @@ from libs.contracts.tree import (
     NodeRow,
     SetAttributes,
 )
+from libs.delta.content import ContentReader
+from libs.delta.package import write
 from services.upload.domain.modes import Sizes
 from tests.simulation.engine.machine import Machine
 from tests.simulation.engine.server import Server, tokens
@@ -109,6 +120,20 @@ class Asked:
             while piece := await reading.piece():
                 body += piece
             return reading.status, reading.content_range, reading.length or 0, body
+
+    async def put(self, session: Upload, content: bytes) -> None:
+        """Send what a session of one file wants in one request."""
+        signed = session.entries[0].put
+        assert signed is not None
+        source = LargeSource("a difference", len(content), hash_of(content), _memory(content))
+        await self.wire.put(signed, part_body(source, measure(source, 1, 0, len(content)), Losses()))
+
+    async def put_together(self, delta: DownloadDelta, base: bytes) -> bytes:
+        """Return the version that a difference to these bytes gives."""
+        fd = _memory(b"")
+        found = await self.transfer.download_delta(delta, (_memory(base), len(base)), fd, hashlib.sha256())
+        assert found == delta.content_hash
+        return os.pread(fd, delta.size + 1, 0)
 
     async def read(self, node_id: str, version_id: str | None = None) -> bytes:
         source = await self.api.download(node_id, version_id)
@@ -318,9 +343,13 @@ async def a_large_file_goes_on_from_the_parts_that_are_there(s: Asked) -> None:
 
 
 def _large(content: bytes) -> LargeSource:
+    return LargeSource("large", len(content), hash_of(content), _memory(content))
+
+
+def _memory(content: bytes) -> int:
     fd = os.memfd_create("large")
     os.write(fd, content)
-    return LargeSource("large", len(content), hash_of(content), fd)
+    return fd
 
 
 async def downloads_come_one_by_one_and_in_batches(s: Asked) -> None:
@@ -367,6 +396,167 @@ async def a_part_of_a_file_is_read_as_asked(s: Asked) -> None:
         await s.answer(url, 10, 20)
 
 
+async def a_file_is_put_together_of_a_version_and_a_difference(s: Asked) -> None:
+    old, new = _editions()
+    row = await s.file("f", old)
+    target = CommitTarget(node_id=row.id, base_version_id=row.version_id)
+    session = await s.api.create_upload(_request(new, _offer(row, b"not sent yet")))
+    assert (session.entries[0].mode, session.joined) == (UploadMode.DELTA, False)
+    assert await refused(s.api.complete_upload(session.id, target)) == "bytes_missing"
+    source = replace(_large(new), delta=_delta(row, old, new))
+    upload = await s.transfer.upload_large(source)
+    assert upload.upload_id == session.id
+    assert s.transfer.tally.uploaded_bytes < len(old) + len(new) / 10
+    after = await s.api.complete_upload(session.id, target)
+    assert (after.size, after.content_hash) == (len(new), hash_of(new))
+    assert await s.read(row.id) == new
+
+
+async def a_difference_that_does_not_give_the_content_is_refused(s: Asked) -> None:
+    """The session stays, and takes the whole."""
+    old, new = _editions()
+    row = await s.file("f", old)
+    target = CommitTarget(node_id=row.id, base_version_id=row.version_id)
+    wrong = _object(old, new[:-1] + b"?")
+    session = await s.api.create_upload(_request(new, _offer(row, wrong)))
+    await s.put(session, wrong)
+    assert await refused(s.api.complete_upload(session.id, target)) == "delta_refused"
+    left = await s.api.get_upload(session.id)
+    assert (left.state, left.code, left.entries[0].mode) == (
+        UploadState.OPEN,
+        "delta_refused",
+        UploadMode.PUT,
+    )
+    assert (await s.transfer.commit_large(_large(new), target)).content_hash == hash_of(new)
+    assert (await s.api.get_upload(session.id)).state is UploadState.COMMITTED
+
+
+async def what_is_no_difference_at_all_is_refused(s: Asked) -> None:
+    old, new = _editions()
+    row = await s.file("f", old)
+    session = await s.api.create_upload(_request(new, _offer(row, b"nonsense")))
+    await s.put(session, b"nonsense")
+    target = CommitTarget(parent_id=s.root, name="g")
+    assert await refused(s.api.complete_upload(session.id, target)) == "delta_refused"
+
+
+async def who_joins_without_the_base_sends_the_whole(s: Asked) -> None:
+    old, new = _editions()
+    row = await s.file("f", old)
+    sent = _object(old, new)
+    with_base = _request(new, _offer(row, sent))
+    first = await s.api.create_upload(with_base)
+    again = await s.api.create_upload(with_base)
+    assert (again.id, again.joined, again.entries[0].mode) == (first.id, True, UploadMode.DELTA)
+    whole = await s.api.create_upload(_request(new))
+    assert (whole.id, whole.joined, whole.entries[0].mode) == (first.id, True, UploadMode.PUT)
+    back = await s.api.create_upload(with_base)
+    assert (back.id, back.entries[0].mode) == (first.id, UploadMode.DELTA)
+    await s.put(back, sent)
+    done = await s.api.create_upload(with_base)
+    assert (done.entries[0].mode, done.entries[0].put) == (UploadMode.DELTA, None), (
+        "nothing is left to be sent"
+    )
+    target = CommitTarget(parent_id=s.root, name="g")
+    assert (await s.api.complete_upload(first.id, target)).content_hash == hash_of(new)
+
+
+async def what_a_refused_commit_has_put_together_is_committed_elsewhere_without_bytes(s: Asked) -> None:
+    old, new = _editions()
+    row = await s.file("f", old)
+    sent = _object(old, new)
+    session = await s.api.create_upload(_request(new, _offer(row, sent)))
+    await s.put(session, sent)
+    taken = CommitTarget(parent_id=s.root, name="f")
+    assert await refused(s.api.complete_upload(session.id, taken)) == "name_taken"
+    whole = await s.api.create_upload(_request(new))
+    assert (whole.id, whole.entries[0].put) == (session.id, None)
+    free = CommitTarget(parent_id=s.root, name="free")
+    assert (await s.api.complete_upload(session.id, free)).content_hash == hash_of(new)
+
+
+async def a_difference_to_what_cannot_be_read_is_not_taken(s: Asked) -> None:
+    old, new = _editions()
+    row = await s.file("f", old)
+    unknown = _offer(row, b"any").model_copy(update={"base_version_id": new_id()})
+    session = await s.api.create_upload(_request(new, unknown))
+    assert session.entries[0].mode is UploadMode.PUT
+    assert await refused(s.api.upload_urls(session.id, UrlsRequest(parts={1: hash_of(new)}))) == (
+        "invalid_request"
+    )
+    stored = await s.api.create_upload(_request(old, _offer(row, b"any")))
+    assert stored.entries[0].mode is UploadMode.STORED
+
+
+async def any_two_versions_have_a_difference_to_be_fetched(s: Asked) -> None:
+    old, new = _editions()
+    row = await s.file("f", old)
+    first = row.version_id or ""
+    row = _row(await s.commit(new, CommitTarget(node_id=row.id, base_version_id=first)))
+    second = row.version_id or ""
+    for base, base_bytes, wanted in ((first, old, None), (second, new, first), (second, new, second)):
+        delta = await s.api.download_delta(row.id, base, wanted)
+        assert delta.from_version_id == base
+        assert delta.version_id == (wanted or second)
+        found = await s.put_together(delta, base_bytes)
+        assert found == (old if wanted == first else new)
+        assert delta.content_hash == hash_of(found)
+
+
+async def where_little_is_in_common_there_is_no_difference(s: Asked) -> None:
+    old, new = _editions()
+    row = await s.file("f", old)
+    first = row.version_id or ""
+    row = _row(await s.commit(new[::-1], CommitTarget(node_id=row.id, base_version_id=first)))
+    assert await refused(s.api.download_delta(row.id, first, row.version_id)) == "no_delta"
+    small = await s.file("small", b"one")
+    also = _row(await s.commit(b"two", CommitTarget(node_id=small.id, base_version_id=small.version_id)))
+    assert (
+        await refused(s.api.download_delta(small.id, small.version_id or "", also.version_id)) == "no_delta"
+    )
+    assert await refused(s.api.download_delta(row.id, new_id(), row.version_id)) == "not_found"
+    assert await refused(s.api.download_delta(small.id, first, None)) == "not_found"
+    folder = await s.folder("d")
+    assert await refused(s.api.download_delta(folder.id, first, None)) == "not_a_file"
+
+
+def _editions() -> tuple[bytes, bytes]:
+    """Return a content that is cut into chunks, and one with an edit in its middle; new ones each time."""
+    old = random.Random(secrets.token_bytes(8)).randbytes(600_000)
+    return old, old[:300_000] + b"an edit" + old[300_100:]
+
+
+def _recipe(old: bytes, new: bytes) -> Recipe:
+    before, after = _manifest(old), _manifest(new)
+    return recipe_of(before, after)
+
+
+def _manifest(content: bytes) -> Manifest:
+    reader = ContentReader(len(content))
+    reader.update(content)
+    manifest = reader.manifest()
+    assert manifest is not None
+    return manifest
+
+
+def _object(old: bytes, new: bytes) -> bytes:
+    out = io.BytesIO()
+    write(_recipe(old, new), lambda offset, length: new[offset : offset + length], out)
+    return out.getvalue()
+
+
+def _offer(row: NodeRow, sent: bytes) -> DeltaOffer:
+    return DeltaOffer(base_version_id=row.version_id or "", size=len(sent), sha256=hash_of(sent))
+
+
+def _delta(row: NodeRow, old: bytes, new: bytes) -> DeltaBase:
+    return DeltaBase(row.version_id or "", _recipe(old, new), Path(tempfile.gettempdir()))
+
+
+def _request(content: bytes, offer: DeltaOffer | None = None) -> UploadRequest:
+    return UploadRequest(content_hash=hash_of(content), size=len(content), delta=offer)
+
+
 async def the_feed_ends_at_the_head_and_goes_on_from_there(s: Asked) -> None:
     empty = await s.api.sync(None)
     assert (empty.items, empty.has_more) == ([], False)
@@ -405,6 +595,14 @@ CASES: list[Callable[[Asked], Awaitable[None]]] = [
     a_file_sent_in_parts_tells_their_digests,
     a_file_sent_in_one_has_no_parts_to_tell_of,
     a_part_of_a_file_is_read_as_asked,
+    a_file_is_put_together_of_a_version_and_a_difference,
+    a_difference_that_does_not_give_the_content_is_refused,
+    what_is_no_difference_at_all_is_refused,
+    who_joins_without_the_base_sends_the_whole,
+    what_a_refused_commit_has_put_together_is_committed_elsewhere_without_bytes,
+    a_difference_to_what_cannot_be_read_is_not_taken,
+    any_two_versions_have_a_difference_to_be_fetched,
+    where_little_is_in_common_there_is_no_difference,
     the_feed_ends_at_the_head_and_goes_on_from_there,
     a_cursor_that_cannot_be_continued_is_gone,
 ]

@@ -10,15 +10,26 @@ KINDS: Final = {"exchanging": DeviceKind(), "plain": DeviceKind(exchanges=False,
 Tree = dict[str, str]
 
 
-async def _begin(world: World, script: Script) -> None:
-    for deed in script.before:
-        assert deed(world.users[0])
-    await world.settle()
-    world.forgive()
+async def begin(world: World, script: Script) -> None:
+    """Bring it about that everything of a script was done, and nothing of the last part was synced."""
+    for deeds in (script.before, script.since):
+        for deed in deeds:
+            assert deed(world.users[0])
+        await world.settle()
+        world.forgive()
     for deed in script.here:
         assert deed(world.users[0])
     for deed in script.there:
         assert deed(world.users[1])
+    for path in script.restored:
+        _restore(world, path)
+
+
+def _restore(world: World, path: str) -> None:
+    node = world.server.by_path()[path]
+    versions = world.server.space.versions.values()
+    (older,) = (v.id for v in versions if v.node_id == node.id and v.id != node.version_id)
+    world.restore_version(older)
 
 
 async def _one_run(world: World, device: Device, dies_at: int) -> int:
@@ -45,7 +56,7 @@ def uncut(script: Script, kind: DeviceKind, who: int) -> tuple[int, Tree]:
     found: list[tuple[int, Tree]] = []
 
     async def story(world: World) -> None:
-        await _begin(world, script)
+        await begin(world, script)
         await _one_run(world, world.devices[1 - who], -1)
         steps = await _one_run(world, world.devices[who], -1)
         found.append((steps, await _end(world)))
@@ -59,7 +70,7 @@ def _cut(script: Script, kind: DeviceKind, who: int, at: int) -> Tree:
     found: list[Tree] = []
 
     async def story(world: World) -> None:
-        await _begin(world, script)
+        await begin(world, script)
         await _one_run(world, world.devices[1 - who], -1)
         await _one_run(world, world.devices[who], at)
         await _one_run(world, world.devices[who], at // 2)
@@ -73,7 +84,7 @@ def _meddled(script: Script, kind: DeviceKind, who: int, at: int) -> None:
     """Right before one system call of the agent its user saves, moves or makes something."""
 
     async def story(world: World) -> None:
-        await _begin(world, script)
+        await begin(world, script)
         await _one_run(world, world.devices[1 - who], -1)
         device, user = world.devices[who], world.users[who]
         device.machine.begin()
@@ -90,7 +101,7 @@ def meddle(script: Script, kind: DeviceKind, who: int, stride: int) -> int:
     calls: list[int] = []
 
     async def story(world: World) -> None:
-        await _begin(world, script)
+        await begin(world, script)
         await _one_run(world, world.devices[1 - who], -1)
         await _one_run(world, world.devices[who], -1)
         calls.append(world.devices[who].machine.calls)

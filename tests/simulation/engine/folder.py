@@ -1,10 +1,9 @@
 """A real folder as its user sees and changes it: the same verbs as the planner's simulated disk.
 
-Contents are texts by which each can be followed; `bytes_of` makes a file's bytes of one, so that
-a mixed or partial file shows.
+Contents are texts by which each can be followed; the bytes of one are such that a mixed or partial
+file shows (see `contents`).
 """
 
-import hashlib
 import os
 import stat as modes
 from collections.abc import Callable, Iterator
@@ -14,26 +13,11 @@ from types import SimpleNamespace
 
 from agent.model import LocalKind
 from tests.simulation.disk import is_below, parent_of
+from tests.simulation.engine.contents import bytes_of, content_of
 from tests.simulation.engine.machine import Machine
 
 OWN = ".lockstep"
 _KINDS = {modes.S_IFREG: LocalKind.FILE, modes.S_IFDIR: LocalKind.FOLDER, modes.S_IFLNK: LocalKind.SYMLINK}
-
-
-def bytes_of(content: str) -> bytes:
-    """Return a file's bytes: its content's text first, then as much more as the text says."""
-    more = hashlib.sha256(content.encode()).digest()[0] % 5 * 40
-    return f"{content}\n".encode() + (content.encode() * more)[:more]
-
-
-def content_of(data: bytes) -> str:
-    """Return the text whose bytes these are; what no user wrote shows as such."""
-    text = data.partition(b"\n")[0].decode(errors="replace")
-    return text if bytes_of(text) == data else f"CORRUPT {data!r}"
-
-
-def hash_of(content: str) -> str:
-    return hashlib.sha256(bytes_of(content)).hexdigest()
 
 
 @dataclass

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -26,6 +28,7 @@ CURRENT: ContextVar["Machine | None"] = ContextVar("machine", default=None)
 
 CHANGING = (
     "rename",
+    "replace",
     "unlink",
     "rmdir",
     "mkdir",
@@ -210,6 +213,27 @@ def _opening() -> Callable[..., Any]:
     return call
 
 
+def _path_opening() -> Callable[..., Any]:
+    real = Path.open
+
+    def call(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        machine = CURRENT.get()
+        if machine is not None:
+            machine.call()
+            if not mode.startswith("r"):
+                machine.step("write file")
+        return real(path, mode, *args, **kwargs)
+
+    return call
+
+
+def _much_room(_place: Any) -> Any:
+    machine = CURRENT.get()
+    if machine is not None:
+        machine.call()
+    return SimpleNamespace(f_bavail=1 << 30, f_frsize=4096)
+
+
 def _native(name: str) -> Callable[..., None]:
     real = getattr(native, name)
 
@@ -253,6 +277,8 @@ def played(monotonic: Callable[[], float], wall: Callable[[], float]) -> Iterato
         *((os, name, _changing(name)) for name in CHANGING),
         *((os, name, _looking(name)) for name in LOOKING if name != "open"),
         (os, "open", _opening()),
+        (os, "statvfs", _much_room),
+        (Path, "open", _path_opening()),
         (os, "fsync", lambda _fd: None),
         *((native, name, _native(name)) for name in NATIVE),
         (native, "birth_ns", _birth()),

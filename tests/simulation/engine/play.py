@@ -14,7 +14,9 @@ from typing import Final
 
 import structlog
 
+from agent.model import LocalKind
 from libs.contracts.errors import LockstepError
+from tests.simulation.engine.contents import bytes_of
 from tests.simulation.engine.machine import EndlessError
 from tests.simulation.engine.world import Device, DeviceKind, World, meddle_with, simulate
 from tests.simulation.history import NAME_WEIGHTS, NAMES, USER_VERBS, Step
@@ -29,13 +31,15 @@ USERS: Final[dict[str, int]] = {
 WORLDS: Final[dict[str, int]] = {
     "sync": 12, "crash": 10, "act": 10, "fail": 5, "faulty": 6, "race": 8, "settle": 3, "verify": 1,
     "restore": 1, "version": 1, "lose_state": 1, "old_state": 1, "damage_state": 1, "epoch": 1, "purge": 1,
-    "clock": 1, "slow": 1, "live": 4,
+    "clock": 1, "slow": 1, "live": 4, "revise": 5,
 }  # fmt: skip
 """What happens around users, and how often."""
 ERRORS: Final = (errno.EIO, errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EBUSY, errno.EMFILE, errno.ESTALE)
 _DAY: Final = 86_400.0
 _LONG: Final = 4000.0
 """Seconds after which an agent has looked at everything without a hint."""
+LARGE: Final = 300
+"""Bytes from which on an edit travels as a difference."""
 _KIND: Final = 46
 """Characters of a failure by which it is the same one."""
 
@@ -174,6 +178,39 @@ async def _race(world: World, device: Device, step: Step, rng: random.Random) ->
         await task
     world.network.faults = world.slow_commits = 0.0
     world.network.delay = 0.05
+
+
+async def _revise(world: World, device: Device, step: Step, rng: random.Random) -> None:
+    """A large file that all have is edited, and the edit goes round, whatever happens to the agents."""
+    user = world.users[step.who]
+    entries = user.disk.entries.items()
+    large = sorted(p for p, e in entries if e.kind is LocalKind.FILE and len(bytes_of(e.content)) >= LARGE)
+    if not large:
+        user.create(step.name, world.large_content())
+    elif step.other % 2:
+        user.edit(large[step.pick % len(large)])
+    else:
+        user.safe_save(large[step.pick % len(large)])
+    others = [other for other in world.devices if other is not device]
+    for each in (device, *others):
+        each.machine.begin()
+        _endanger(world, each, rng)
+        await _tolerant(world, each)
+        world.network.faults = world.slow_commits = 0.0
+
+
+def _endanger(world: World, device: Device, rng: random.Random) -> None:
+    who, machine = world.devices.index(device), device.machine
+    match rng.randrange(6):
+        case 0:
+            machine.dies_at = _early(rng, 160)
+        case 1:
+            machine.acts[_instant(rng)] = _acting(world, who, rng)
+        case 2:
+            machine.fails[_instant(rng)] = rng.choice(ERRORS)
+            world.forget_certainty(device)
+        case 3:
+            world.network.faults, world.slow_commits = rng.choice((0.02, 0.1)), rng.choice((0.0, 0.5))
 
 
 async def _live(world: World, _d: Device, _s: Step, rng: random.Random) -> None:
@@ -327,7 +364,7 @@ VERBS: Final[dict[str, Callable[[World, Device, Step, random.Random], Awaitable[
     "sync": _sync, "crash": _crash, "act": _act, "fail": _fail, "faulty": _faulty, "race": _race,
     "settle": _settle, "verify": _verify, "restore": _restore, "version": _version,
     "lose_state": _lose_state, "old_state": _old_state, "damage_state": _damage_state, "epoch": _epoch,
-    "purge": _purge, "clock": _clock, "slow": _slow, "live": _live,
+    "purge": _purge, "clock": _clock, "slow": _slow, "live": _live, "revise": _revise,
 }  # fmt: skip
 
 

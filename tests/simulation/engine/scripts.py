@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.model import LocalKind
+from tests.simulation.engine import contents
 from tests.simulation.world import User
 
 Deed = Callable[[User], object]
@@ -20,10 +21,23 @@ class Script:
     before: tuple[Deed, ...]
     here: tuple[Deed, ...] = ()
     there: tuple[Deed, ...] = ()
+    since: tuple[Deed, ...] = ()
+    """What A does, and both agree on, between `before` and the rest."""
+    restored: tuple[str, ...] = ()
+    """Paths whose older version is made the current one at the server, last of all."""
 
 
 def file(path: str) -> Deed:
     return lambda user: user.create(path)
+
+
+def large(path: str) -> Deed:
+    """Make a file of which an edit travels as a difference."""
+    return lambda user: user.create(path, contents.large(f"book {path}"))
+
+
+def copy(path: str, to: str) -> Deed:
+    return lambda user: user.copy(path, to)
 
 
 def folder(path: str) -> Deed:
@@ -62,6 +76,7 @@ def touch(path: str) -> Deed:
     return lambda user: user.touch(path, executable=True)
 
 
+_BOOKS: Final = (folder("f"), file("f/x"), large("k"), large("f/l"))
 _TREE: Final = (folder("f"), file("f/x"), file("f/y"), folder("f/g"), file("f/g/z"), file("a"), file("b"))
 
 SCRIPTS: Final[dict[str, Script]] = {
@@ -92,4 +107,10 @@ SCRIPTS: Final[dict[str, Script]] = {
     "over an existing name": Script(
         _TREE, (move("a", "b"), move("f/x", "f/y")), (edit("b"), move("f/y", "y"))
     ),
+    "edits of large files": Script(_BOOKS, (edit("k"), save("f/l"))),
+    "two edits of a large file": Script(_BOOKS, (edit("k"),), (save("k"),)),
+    "a copy, and a changed one, of a large file": Script(
+        _BOOKS, (copy("k", "same"), copy("f/l", "other"), edit("other"))
+    ),
+    "an older version of a large file": Script(_BOOKS, since=(edit("k"),), restored=("k",)),
 }

@@ -8,20 +8,22 @@ is around them (Mongo, the bus, S3) is played. It passes the same tests as the r
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
 from agent.model import Kind, RemoteNode
 from libs.contracts import api, tree
-from libs.contracts.api import PartRow, SignedRequest, UploadState
+from libs.contracts.api import DeltaOffer, PartRow, SignedRequest, UploadMode, UploadState
 from libs.contracts.cursor import Cursor
 from libs.contracts.endpoints import ENDPOINTS, Endpoint
 from libs.contracts.errors import (
     ConflictError,
+    InvalidRequestError,
     LockstepError,
     NotFoundError,
     error_from_code,
@@ -46,11 +48,24 @@ from services.metadata.domain.model import (
 from services.metadata.service.feed import checked, moved
 from services.metadata.store.reads import Head
 from services.upload.domain.completion import missing_error, plan, same_request, with_targets
-from services.upload.domain.modes import Announced, Sizes, StoredCopy, entry_of, mode_of
+from services.upload.domain.modes import (
+    Announced,
+    Offer,
+    Sizes,
+    StoredCopy,
+    by_bytes,
+    by_delta,
+    entry_of,
+    mode_of,
+    rewished,
+    with_parts,
+)
 from services.upload.domain.outcome import Refill, settled
-from services.upload.domain.session import Device, Session, dedupe_key
+from services.upload.domain.session import Device, Entry, Session, dedupe_key
 from services.upload.service import announce
 from services.upload.service.present import shown
+from tests.simulation.engine import deltas
+from tests.simulation.engine.small import SIZES
 from tests.simulation.engine.store import Store
 from tests.support.metadata_space import ROOT, Space
 
@@ -76,11 +91,21 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class Whim(StrEnum):
+    """What a server may do with a delta that is no error, or is one of its own."""
+
+    NO_BASE = "it does not take an offer"
+    REFUSES = "it refuses what it was sent"
+    NO_DELTA = "it does not know the chunks of a version"
+    LIES = "its recipe gives other bytes"
+    BABBLES = "its recipe is none"
+
+
 @dataclass
 class Server:
     """One account. `sizes` are small, so that small files travel in parts."""
 
-    sizes: Sizes = field(default_factory=lambda: Sizes(single_put=64, part=32))
+    sizes: Sizes = SIZES
     page: int = 1000
     """Rows of a page of the feed."""
     space: Space = field(default_factory=Space)
@@ -94,6 +119,8 @@ class Server:
     """Asked before a commit: True when it will be made later; the request is answered with 202 then."""
     forgets: Callable[[], bool] = lambda: False
     """Asked when a reader wants digests of parts: True when the session that sent them is not remembered."""
+    whim: Callable[[Whim], bool] = lambda _whim: False
+    """Asked when there is occasion for one."""
     purged_seq: int = 0
     clock: Callable[[], float] = lambda: 0.0
 
@@ -224,6 +251,19 @@ class Server:
                 results.append(api.DownloadResult(index=index, download=found))
         return 200, api.DownloadBatchReply(items=results)
 
+    def download_delta(self, asked: "_Asked") -> tuple[int, BaseModel]:
+        node_id, query = asked.path["node_id"], asked.request.query
+        version, old = self._readable(query.get("base", node_id), query["from"])
+        _, new = self._readable(node_id, query.get("to"))
+        recipe = deltas.difference(self.store.objects[old.key], self.store.objects[new.key])
+        if recipe is None or self.whim(Whim.NO_DELTA):
+            raise ConflictError(code="no_delta")
+        if self.whim(Whim.LIES):
+            recipe = deltas.lie(recipe, old.size)
+        text = "bm9uc2Vuc2U=" if self.whim(Whim.BABBLES) else deltas.told(recipe)
+        link = self._download(node_id, query.get("to"))
+        return 200, api.DownloadDelta(**link.model_dump(), from_version_id=version.id, recipe=text)
+
     def part_digests(self, asked: "_Asked") -> tuple[int, BaseModel]:
         query = asked.request.query
         _, stored = self._readable(asked.path["node_id"], query.get("version"))
@@ -268,12 +308,13 @@ class Server:
     def create_upload(self, asked: "_Asked") -> tuple[int, BaseModel]:
         file = Announced(asked.body.content_hash, asked.body.size, asked.body.path)
         key = dedupe_key(USER, ROOT, file.content_hash, file.size)
+        offer = self._offer(asked.body.delta)
         session = next((s for s in self.sessions.values() if s.live and s.dedupe_key == key), None)
         joined = session is not None and session.state is UploadState.OPEN
         if session is None:
-            session = self._keep(self._in_parts(self._draft(asked, [file])))
+            session = self._keep(self._as_wished(self._draft(asked, [file]), offer))
         elif session.state is UploadState.OPEN:
-            session = self._keep(replace(session, device=asked.device))
+            session = self._keep(replace(self._rewished(session, offer), device=asked.device))
         shown = self._shown(session, to_send=session.state is UploadState.OPEN)
         return 201, shown.model_copy(update={"joined": joined})
 
@@ -298,11 +339,36 @@ class Server:
             expires_at=now + timedelta(days=7),
         )  # fmt: skip
 
-    def _in_parts(self, session: Session) -> Session:
-        if not session.multipart:
+    def _offer(self, asked: DeltaOffer | None) -> Offer | None:
+        """Return the offer with its base, any version that can be read; None: the whole is to be sent."""
+        version = None if asked is None else self.space.versions.get(asked.base_version_id)
+        if asked is None or version is None or version.node_id not in self.space.nodes:
+            return None
+        stored = self.space.objects.get(version.object_id)
+        if version.corrupt or stored is None or not stored.live or stored.corrupt or self.whim(Whim.NO_BASE):
+            return None
+        return Offer(stored.key, stored.size, asked.size, asked.sha256)
+
+    def _as_wished(self, session: Session, offer: Offer | None) -> Session:
+        if offer is not None and session.entries[0].mode is not UploadMode.STORED:
+            return by_delta(session, offer)
+        return with_parts(session, self.sizes)
+
+    def _rewished(self, session: Session, offer: Offer | None) -> Session:
+        """Return an open session as a device joins it. What was begun another way is void."""
+        if self._is_made(session.entries[0]):
             return session
-        size = self.sizes.part
-        return replace(session, part_size=size, parts_total=part_count(session.size, size))
+        wished = rewished(session, offer, self.sizes)
+        if wished is session:
+            return session
+        self._forget_parts(session)
+        return replace(wished, attempt=session.attempt + 1)
+
+    def _forget_parts(self, session: Session) -> None:
+        self.store.parts.pop(session.entries[0].key, None)
+        for known in [known for known in self.digests if known[0] == session.id]:
+            del self.digests[known]
+        self.recorded = {known for known in self.recorded if known[0] != session.id}
 
     def _stored(self, content_hash: str) -> StoredCopy | None:
         for item in self.space.objects.values():
@@ -318,6 +384,10 @@ class Server:
                 self.space.objects[key] = replace(item, verified=True)
 
     def _keep(self, session: Session) -> Session:
+        """Keep a session, in parts of the size that is set: the real rule rounds it up to whole MiB."""
+        if session.multipart and session.part_size != self.sizes.part:
+            total = part_count(session.size, self.sizes.part)
+            session = replace(session, part_size=self.sizes.part, parts_total=total)
         self.sessions[session.id] = session
         return session
 
@@ -332,9 +402,9 @@ class Server:
         puts = {}
         if to_send and not session.multipart:
             puts = {
-                entry.index: self._put_url(session, entry.index)
+                entry.index: self._put_url(entry)
                 for entry in session.entries
-                if entry.needs_put()
+                if entry.needs_put() and not self._is_sent(entry)
             }
         return shown(session, puts=puts, parts=parts)
 
@@ -345,9 +415,18 @@ class Server:
             for number, content in sorted(held.items())
         ]
 
-    def _put_url(self, session: Session, index: int) -> SignedRequest:
-        entry = session.entries[index]
-        url, expires_at = self.store.sign(entry.key, self.now(), size=entry.size, sha256=entry.content_hash)
+    def _is_sent(self, entry: Entry) -> bool:
+        """Whether the one request was made: the store holds what it was bound to."""
+        key, size, _ = entry.put_bound()
+        return self._is_made(entry) or self.store.size(key) == size
+
+    def _is_made(self, entry: Entry) -> bool:
+        """Whether a completion that was refused has put the content together."""
+        return entry.delta is not None and entry.sealed and self.store.size(entry.key) == entry.size
+
+    def _put_url(self, entry: Entry) -> SignedRequest:
+        key, size, digest = entry.put_bound()
+        url, expires_at = self.store.sign(key, self.now(), size=size, sha256=digest)
         return SignedRequest(method="PUT", url=url, headers={}, expires_at=expires_at)
 
     def get_upload(self, asked: "_Asked") -> tuple[int, BaseModel]:
@@ -368,7 +447,9 @@ class Server:
     def upload_urls(self, asked: "_Asked") -> tuple[int, BaseModel]:
         session = self._open_session(asked)
         if asked.body.parts is None:
-            return 200, api.UrlsReply(items={i: self._put_url(session, i) for i in asked.body.entries})
+            entries = [_entry_to_put(session, index) for index in asked.body.entries]
+            return 200, api.UrlsReply(items={entry.index: self._put_url(entry) for entry in entries})
+        _check_in_parts(session, asked.body.parts)
         self._fix_digests(session, asked.body.parts)
         signed = {number: self._part_url(session, number) for number in asked.body.parts}
         done = [number for number in asked.body.parts if (session.id, number) in self.recorded]
@@ -397,12 +478,17 @@ class Server:
 
     def record_parts(self, asked: "_Asked") -> tuple[int, BaseModel]:
         session = self._open_session(asked)
+        _check_in_parts(session, asked.body.parts)
         unknown = [number for number in asked.body.parts if (session.id, number) not in self.digests]
         if unknown:
             raise missing_error("parts_missing", unknown)
         self._fix_digests(session, asked.body.parts)
         self.recorded.update((session.id, number) for number in asked.body.parts)
-        return 200, self._shown(session)
+        return 200, self._shown(self._counted(session))
+
+    def _counted(self, session: Session) -> Session:
+        done = sum(known[0] == session.id for known in self.recorded)
+        return self._keep(replace(session, parts_done=done))
 
     # Completing -------------------------------------------------------------------------------
 
@@ -432,10 +518,48 @@ class Server:
             raise ConflictError(code="upload_failed")
         if session.state is not UploadState.OPEN:
             raise ConflictError(code="upload_not_open")
-        sealed = self._sealed(replace(with_targets(session, asked), device=device))
+        attempt = replace(with_targets(session, asked), device=device)
+        if session.composed:
+            self._keep(replace(attempt, state=UploadState.COMPLETING))
+            if not self.commit_later(lambda: self._compose(session.id)):
+                self._compose(session.id)
+            return
+        sealed = self._sealed(attempt)
         self._keep(replace(sealed, state=UploadState.COMMITTING))
         if not self.commit_later(lambda: self.commit(session.id)):
             self.commit(session.id)
+
+    def _compose(self, session_id: str) -> None:
+        """Put a content together and commit it, or have the whole sent: the session is open again then."""
+        session = self.sessions[session_id]
+        try:
+            sealed = self._composed(session)
+        except ConflictError as error:
+            if error.code == "delta_refused":
+                self._forget_parts(session)
+                session = by_bytes(session, self.sizes)
+            missing = tuple(error.extra.get("missing", ()))
+            again = replace(session, state=UploadState.OPEN, code=error.code, detail=error.detail)
+            self._keep(replace(again, missing=missing))
+            return
+        self._keep(replace(sealed, state=UploadState.COMMITTING))
+        self.commit(session_id)
+
+    def _composed(self, session: Session) -> Session:
+        entry = session.entries[0]
+        source = entry.delta
+        assert source is not None
+        made = self.store.size(entry.key) != entry.size
+        if made and self.store.size(source.key) != source.size:
+            raise missing_error("bytes_missing", [entry.index])
+        if made:
+            content = deltas.composed(entry, source, self.store.objects)
+            if content is None or self.whim(Whim.REFUSES):
+                raise ConflictError(code="delta_refused")
+            self.store.objects[entry.key] = content
+        self.store.objects.pop(source.key, None)
+        verified = made or (entry.sealed and entry.verified)
+        return session.with_entries([replace(entry, sealed=True, verified=verified)])
 
     def _sealed(self, session: Session) -> Session:
         """Return the session with what it asks for sealed; only what the store holds is believed."""
@@ -455,6 +579,7 @@ class Server:
         missing = [n for n in numbers if n not in held or (session.id, n) not in self.digests]
         if missing and key not in self.store.objects:
             self.recorded.difference_update((session.id, number) for number in missing)
+            self._counted(self.sessions[session.id])
             raise missing_error("parts_missing", missing)
         if not missing:
             self.store.objects[key] = b"".join(held[number] for number in numbers)
@@ -477,6 +602,8 @@ class Server:
         todo = plan(session, targets)
         results = [todo.answered.get(index) or session.entries[index].result for index in sorted(targets)]
         known = [result for result in results if result is not None]
+        if len(known) < len(results):
+            raise _why_open(session)
         if not session.batch and known[0].code is not None:
             raise error_from_code(known[0].code, known[0].detail or "", **known[0].error_extra())
         return 200, api.CompleteReply(upload_id=session.id, state=session.state, results=known)
@@ -505,6 +632,27 @@ class _Asked:
         return Device(self.device_id, self.request.device)
 
 
+def _entry_to_put(session: Session, index: int) -> Entry:
+    entry = next((entry for entry in session.entries if entry.index == index), None)
+    if entry is None or not entry.needs_put():
+        raise InvalidRequestError(f"Entry {index} has nothing to send in one request")
+    return entry
+
+
+def _check_in_parts(session: Session, numbers: Iterable[int]) -> None:
+    if not session.multipart:
+        raise InvalidRequestError("The bytes of this session do not travel in parts")
+    if not all(1 <= number <= session.parts_total for number in numbers):
+        raise InvalidRequestError(f"Parts have numbers from 1 to {session.parts_total}")
+
+
+def _why_open(session: Session) -> ConflictError:
+    """Return why a session is open again without a result."""
+    if session.code == "bytes_missing":
+        return missing_error(session.code, list(session.missing))
+    return ConflictError(code=session.code or "upload_not_open")
+
+
 def device_id(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:24]
 
@@ -524,6 +672,7 @@ _HANDLERS: Final[Mapping[str, Callable[[Server, _Asked], tuple[int, BaseModel | 
     "list_files": Server.list_files,
     "get_file": Server.get_file,
     "download": Server.download,
+    "download_delta": Server.download_delta,
     "part_digests": Server.part_digests,
     "download_batch": Server.download_batch,
     "create_upload": Server.create_upload,

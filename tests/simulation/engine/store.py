@@ -30,6 +30,9 @@ class Store:
     permits: dict[str, Permit] = field(default_factory=dict)
     puts: int = 0
     gets: int = 0
+    sent: int = 0
+    given: int = 0
+    """Payload bytes that were taken, and that were read."""
     _numbers: Any = field(default_factory=lambda: count(1))
 
     def sign(
@@ -59,6 +62,7 @@ class Store:
         if len(content) != permit.size or hashlib.sha256(content).hexdigest() != permit.sha256:
             return 400, b"<Error><Code>BadDigest</Code></Error>"
         self.puts += 1
+        self.sent += len(content)
         if permit.part is None:
             self.objects[permit.key] = content
         elif permit.key not in self.objects:
@@ -77,9 +81,11 @@ class Store:
         self.gets += 1
         content = self.objects[permit.key]
         if span is None:
+            self.given += len(content)
             return 200, content, {}
         first, last = span[0], len(content) - 1 if span[1] is None else min(span[1], len(content) - 1)
         if first > last:
             return 416, b"<Error><Code>InvalidRange</Code></Error>", {}
+        self.given += last + 1 - first
         whole = f"bytes {first}-{last}/{len(content)}"
         return 206, content[first : last + 1], {"Content-Range": whole}

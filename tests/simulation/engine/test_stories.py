@@ -4,8 +4,6 @@ import asyncio
 import copy
 import shutil
 from collections.abc import Awaitable, Callable
-from itertools import count
-from typing import Final
 from unittest.mock import patch
 
 import pytest
@@ -18,12 +16,9 @@ from agent.model import LocalKind
 from agent.planning import Planning
 from agent.transfer import Transfer
 from libs.contracts.errors import UnavailableError
-from tests.simulation.engine.folder import bytes_of
+from tests.simulation.engine.contents import large
 from tests.simulation.engine.play import quiet
 from tests.simulation.engine.world import DeviceKind, World, agent_context, simulate
-
-SMALL: Final = 64
-"""Bytes up to which a file travels with others in the simulation."""
 
 
 def tell(story: Callable[[World], Awaitable[None]]) -> None:
@@ -87,9 +82,9 @@ def test_what_happened_before_the_backup_happens_on_a_device_that_was_away() -> 
 
     async def story(world: World) -> None:
         one = world.users[0]
-        for path in ("f", "h", "z"):
+        for path in ("f", "h", "z"):  # one after the other: what was committed last tells what is intact
             one.create(path)
-        await world.settle()
+            await world.settle()
         one.move("f", "g")
         one.delete("h")
         await world.sync(world.devices[0])
@@ -224,7 +219,7 @@ def test_a_problem_that_is_due_makes_no_busy_loop_while_large_files_travel() -> 
 
         user, device = world.users[0], world.devices[0]
         for number in range(3):
-            user.create(f"f{number}", _large(number))
+            user.create(f"f{number}", large(f"large{number}"))
         plan = Planning.plan
         with (
             patch.object(Uploads, "send_large", lambda *_: asyncio.sleep(600)),
@@ -241,11 +236,6 @@ def test_a_problem_that_is_due_makes_no_busy_loop_while_large_files_travel() -> 
         assert len(plans) < 20
 
     tell(story)
-
-
-def _large(number: int) -> str:
-    """Return a text whose file travels by itself."""
-    return next(text for n in count() if len(bytes_of(text := f"large{number}.{n}")) > SMALL)
 
 
 # The guard of many deletions -----------------------------------------------------------------------

@@ -13,8 +13,10 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from unittest.mock import patch
+
+from typing_extensions import override
 
 from agent import app
 from agent.actions import Plan
@@ -31,10 +33,12 @@ from agent.transfer import Transfer
 from libs.contracts.api import PushChanges
 from libs.contracts.paths import name_key, original_stem, split_extension
 from tests.simulation.disk import is_below, parent_of
-from tests.simulation.engine.folder import Folder, hash_of
+from tests.simulation.engine.contents import bytes_of, edition_of, hash_of, large
+from tests.simulation.engine.folder import Folder
 from tests.simulation.engine.loop import Inline, VirtualLoop
 from tests.simulation.engine.machine import CURRENT, Killed, Machine, played
-from tests.simulation.engine.server import Server, tokens
+from tests.simulation.engine.server import Server, Whim, tokens
+from tests.simulation.engine.small import stand_ins
 from tests.simulation.engine.wire import SERVER, Network, Session
 from tests.simulation.world import SHARED, Ledger, User
 from tests.support.metadata_space import ROOT, Space
@@ -43,6 +47,12 @@ WALL = 1_764_000_000.0
 """Where the wall clock begins."""
 _FORGETS = 0.2
 """How often the server does not know (any more) in which parts a file was sent."""
+_WHIMS: Final[dict[Whim, float]] = {
+    Whim.NO_BASE: 0.1, Whim.REFUSES: 0.15, Whim.NO_DELTA: 0.15, Whim.LIES: 0.15, Whim.BABBLES: 0.05,
+}  # fmt: skip
+"""How often the server does what costs a delta."""
+_UNLIKE: Final = 4
+"""One of so many edits leaves nothing of what was there."""
 _SHM = Path("/dev/shm")  # noqa: S108 - a disk in memory, where the system has one
 
 
@@ -92,6 +102,7 @@ class World:
         self.server.commit_later = self._commit_later
         self.server.on_change = self._push
         self.server.forgets = lambda: rng.random() < _FORGETS
+        self.server.whim = lambda whim: rng.random() < _WHIMS[whim]
         self.network = Network(self.server, rng, on_lost=self._lost)
         self.ledger = Ledger()
         self._ticks = count(1)
@@ -99,7 +110,7 @@ class World:
         self.contents: dict[str, str] = {}
         """SHA-256 → content."""
         self.devices = [self._device(chr(ord("A") + i), kind, root) for i, kind in enumerate(kinds)]
-        self.users = [User(device, self.ledger, self._content) for device in self.devices]  # type: ignore[arg-type]
+        self.users = [Writer(device, self.ledger, self._content) for device in self.devices]  # type: ignore[arg-type]
         self.slow_commits = 0.0
         self.hint_loss = 0.0
         self.backup: Space | None = None
@@ -122,6 +133,12 @@ class World:
 
     def _content(self) -> str:
         content = f"c{next(self._contents)}"
+        self.contents[hash_of(content)] = content
+        return content
+
+    def large_content(self) -> str:
+        """Return a new content of which an edit travels as a difference."""
+        content = large(f"b{next(self._contents)}")
         self.contents[hash_of(content)] = content
         return content
 
@@ -414,7 +431,7 @@ class World:
         for version in self.server.space.versions.values():
             item = self.server.space.objects[version.object_id]
             content = self.server.store.objects[item.key]
-            assert len(content) == version.size
+            assert content == bytes_of(self.text(version.content_hash)), "another content than was committed"
 
     def forgive(self) -> None:
         """From a rest on, nothing of before is in flight."""
@@ -424,6 +441,19 @@ class World:
         self.ledger.copied.update(content for content in live if live.count(content) > 1)
         for device in self.devices:
             device.unrecorded.clear()
+
+
+class Writer(User):
+    """Edits as people do: mostly a few bytes of what is there, sometimes all of it."""
+
+    @override
+    def _next(self, path: str) -> str:
+        before = self.disk.entries[path].content
+        content, plain = self._content(), not before.startswith("c")
+        if not before.startswith(SHARED) and (plain or int(content[1:]) % _UNLIKE):
+            content = edition_of(before, content)
+        self._ledger.origins[content] = self._ledger.origin(before)
+        return content
 
 
 def meddle_with(user: User, name: str, number: int) -> object:
@@ -545,9 +575,6 @@ def _stand_ins(world: World, ids: random.Random) -> dict[str, Any]:
         "agent.planning.Planning.plan": _checked_plan,
         "agent.app._watch": lambda _parts, engine, *_: _watch(engine, world),
         "agent.app._listen": lambda _parts, engine, *_: _listen(engine, world),
-        "agent.executor.uploads.SINGLE_PUT_BYTES": 64,
-        "agent.executor.downloads.SINGLE_PUT_BYTES": 64,
-        "agent.executor.downloads._IN_MEMORY": 64,
-        "agent.transfer.ranges.RANGE_BYTES": 48,
+        **stand_ins(),
         "secrets.token_hex": token_hex,
     }
