@@ -192,3 +192,34 @@ async def test_an_object_that_s3_has_checked_and_that_is_read_for_its_chunks_is_
     await verifier(store, reports).chunk(item(LARGE))
     assert reports.results == results
     assert len(store.put_keys) == manifests
+
+
+async def test_a_giant_that_is_being_read_holds_up_other_giants_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = asyncio.Event()
+    begun: list[str] = []
+    work = verifier(Readings(), Reports())
+
+    async def verify(one: HousedObject) -> bool:
+        begun.append(one.key)
+        if one.size > 1:
+            await done.wait()
+        return True
+
+    monkeypatch.setattr(work, "verify", verify)
+    sizes = {"giant": 5 * 1024**4, "other giant": 5 * 1024**4, "small": 1}
+    for key, size in sizes.items():
+        work.add(HousedObject(id=new_id(), key=key, size=size, content_hash="0" * 64))
+    tasks = [asyncio.create_task(work.run()) for _ in range(2)]
+    try:
+        await eventually(lambda: _is(begun == ["giant", "small"]), seconds=5)
+        done.set()
+        await eventually(lambda: _is("other giant" in begun), seconds=5)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _is(fact: bool) -> bool:
+    return fact

@@ -16,7 +16,7 @@ from libs.contracts.chunks import average_for
 from libs.contracts.errors import NotFoundError, UnavailableError
 from libs.contracts.internal import HousedObject
 from libs.contracts.keys import manifest_key, namespace_of
-from libs.contracts.limits import MIB
+from libs.contracts.limits import GIB, MIB
 from libs.contracts.recipe import Range
 from libs.delta.content import ContentReader
 from libs.runtime.logs import get_logger
@@ -29,6 +29,8 @@ log = get_logger("verification")
 VERIFIED: Final = Counter("lockstep_objects_verified_total", "Objects read and hashed", ["result"])
 
 _MAX_WAITING: Final = 10_000
+_GIANT: Final = 4 * GIB
+"""Larger objects take minutes to hours to read."""
 _BATCH_BYTES: Final = 8 * MIB
 
 
@@ -48,6 +50,8 @@ class Verifier:
         self._waiting: dict[str, HousedObject] = {}
         self._unread: dict[str, HousedObject] = {}
         self._busy: set[str] = set()
+        self._giants = 0
+        """How many giants are being read."""
         self._work = asyncio.Event()
 
     def add(self, item: HousedObject) -> None:
@@ -68,18 +72,28 @@ class Verifier:
         """Verify for ever; run as many of these as objects may be read at once."""
         while True:
             await self._work.wait()
-            queue = self._waiting or self._unread
-            if not queue:
+            chosen = self._next(self._waiting) or self._next(self._unread)
+            if chosen is None:
                 self._work.clear()
                 continue
-            item = queue.pop(next(iter(queue)))
+            item, queue = chosen
             self._busy.add(item.id)
+            self._giants += item.size > _GIANT
             try:
                 await (self.verify(item) if queue is self._waiting else self.chunk(item))
             except Exception:  # it stays unverified: the periodic look finds it again
                 log.exception("an object could not be read yet", object_id=item.id)
             finally:
                 self._busy.discard(item.id)
+                self._giants -= item.size > _GIANT
+                self._work.set()
+
+    def _next(self, queue: dict[str, HousedObject]) -> tuple[HousedObject, dict[str, HousedObject]] | None:
+        """Take the first of a queue. Only one giant is read at a time, so that it holds up no small ones."""
+        for item in queue.values():
+            if item.size <= _GIANT or not self._giants:
+                return queue.pop(item.id), queue
+        return None
 
     async def verify(self, item: HousedObject) -> bool:
         """Read the object, compare and report; a mismatch is believed when a second reading agrees.
