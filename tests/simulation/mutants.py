@@ -126,6 +126,14 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "        digest: str = target.digest.hexdigest()\n",
         "        digest = item.content_hash\n",
     ),
+    "a delta download is not verified": Mutant(
+        "agent/executor/nearby.py", "        return found == node.content_hash\n", "        return True\n"
+    ),
+    "a local copy is not hashed": Mutant(
+        "agent/duplicates.py",
+        "                if digest.hexdigest() == entry.content_hash:\n                    return True",
+        "                return True",
+    ),
     "a fresh file is not looked at again": Mutant(
         "agent/scanner/scan.py", "    if not settled(entry):\n        result.recheck.add(hashed.path)\n", ""
     ),

@@ -158,7 +158,12 @@ SAVED = DownloadDelta(
 )  # fmt: skip
 
 
-async def by_delta(disk: Disk, asked: LockstepError | None, fetched: Exception | None) -> bool:
+async def by_delta(
+    disk: Disk,
+    asked: LockstepError | None,
+    fetched: Exception | None,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> bool:
     """Fill a file by a delta: asking for it, or fetching it, raises something."""
 
     async def download_delta(*_: object) -> Any:
@@ -180,6 +185,7 @@ async def by_delta(disk: Disk, asked: LockstepError | None, fetched: Exception |
         transfer=SimpleNamespace(tally=Tally(), download_delta=fetch),
         state=SimpleNamespace(local={}, synced={"node": known}),
     )
+    meanwhile()
     with disk.new_temp("node", "version") as temp:
         done = await found.fill(wanted(NEW, entry), temp)
         assert done or os.fstat(temp.fd).st_size == 0, "nothing of it is taken for a part of the file"
@@ -188,6 +194,16 @@ async def by_delta(disk: Disk, asked: LockstepError | None, fetched: Exception |
 
 async def test_a_delta_gives_the_content(disk: Disk) -> None:
     assert await by_delta(disk, None, None)
+
+
+async def test_with_a_base_that_has_changed_since_it_was_looked_at_no_range_is_fetched(
+    disk: Disk, root: Path
+) -> None:
+    """It would not be wrong, since the whole is hashed, but in vain."""
+    in_vain = AssertionError("a range is fetched")
+    assert not await by_delta(disk, None, in_vain, lambda: (root / "a").write_bytes(CONTENT[:-1] + b"?"))
+    with pytest.raises(AssertionError, match="a range is fetched"):
+        await by_delta(disk, None, in_vain)
 
 
 @pytest.mark.parametrize(

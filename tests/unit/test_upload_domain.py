@@ -15,7 +15,16 @@ from libs.contracts.parts import part_count
 from libs.contracts.tree import CommitTarget, ItemResult, Kind, NodeRow
 from services.upload.domain import paging
 from services.upload.domain.completion import missing_error, plan, same_request, with_targets
-from services.upload.domain.modes import Announced, Sizes, StoredCopy, entry_of, mode_of, part_size_of
+from services.upload.domain.modes import (
+    Announced,
+    Offer,
+    Sizes,
+    StoredCopy,
+    entry_of,
+    mode_of,
+    part_size_of,
+    rewished,
+)
 from services.upload.domain.outcome import CURABLE, Refill, settled
 from services.upload.domain.session import Device, Entry, Lease, Session
 from services.upload.store.documents import difference, to_document, to_session
@@ -99,6 +108,22 @@ def test_a_fast_client_gets_larger_parts_within_bounds(size: int, throughput: in
 def test_a_file_beyond_s3_is_refused() -> None:
     with pytest.raises(QuotaError):
         part_size_of(MAX_FILE_BYTES + 1, SIZES, None)
+
+
+def test_a_session_goes_on_by_delta_while_nothing_was_sent_in_parts_and_whole_without_the_base() -> None:
+    offer = Offer("t/base", 9, 3, "d" * 64)
+    whole = session(entry(size=BASE_PART_BYTES + 1, mode=UploadMode.MULTIPART))
+    composed = rewished(whole, offer, SIZES)
+    assert (composed.composed, composed.part_size) == (True, None)
+    assert rewished(composed, offer, SIZES) is composed
+    assert rewished(whole, None, SIZES) is whole
+    assert rewished(composed, replace(offer, sha256="c" * 64), SIZES) is not composed
+    back = rewished(composed, None, SIZES)
+    assert (back.multipart, back.part_size, back.entries[0].delta) == (True, BASE_PART_BYTES, None)
+    begun = replace(whole, parts_done=1)
+    assert rewished(begun, offer, SIZES) is begun
+    stored = session(entry(mode=UploadMode.STORED))
+    assert rewished(stored, offer, SIZES) is stored
 
 
 def test_a_stored_copy_is_used_only_when_its_size_is_the_announced_one() -> None:
