@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-_FIRST: Final = 2
+_FIRST: Final = 4
+"""As other tools for S3 begin: few enough for a slow line, enough not to wait for one answer at a time."""
 _WINDOW_SECONDS: Final = 2.0
 """Over which a rate is measured before the next step; several parts should fit."""
 _WINDOW_PARTS: Final = 2

@@ -49,7 +49,7 @@ async def test_the_width_grows_while_each_lane_makes_it_faster() -> None:
 
 async def test_a_lane_that_brings_nothing_is_taken_back() -> None:
     clock = Clock()
-    lanes = Lanes(8, clock)
+    lanes = Lanes(8, clock, first=2)
 
     widths = await travel(lanes, clock, {n: min(4.0 * n, 12.0) for n in range(1, 9)}, 800)
 
@@ -89,12 +89,12 @@ async def test_no_more_than_the_width_travel_at_once_and_the_first_come_first() 
             inside.append(number)
             await release.wait()
 
-    tasks = [asyncio.create_task(one(n)) for n in range(5)]
+    tasks = [asyncio.create_task(one(n)) for n in range(7)]
     await asyncio.sleep(0)
-    assert inside == [0, 1]
+    assert inside == [0, 1, 2, 3]
     release.set()
     await asyncio.gather(*tasks)
-    assert inside == [0, 1, 2, 3, 4]
+    assert inside == [0, 1, 2, 3, 4, 5, 6]
 
 
 async def test_one_that_is_cancelled_while_it_waits_takes_no_lane() -> None:

@@ -701,7 +701,7 @@ async def test_one_renewal_of_the_url_serves_all_ranges(
     server.on("GET", "/s3/o", stored, stored, stored, expired)
     server.on("GET", LINK, says(link(server, "/s3/fresh")))
     server.on("GET", "/s3/fresh", stored)
-    async with linked_transfer(server, tmp_path / "home") as transfer:
+    async with linked_transfer(server, tmp_path / "home", part_parallel=2) as transfer:
         await files.fetch(transfer, item(server))
 
     assert files.content == CONTENT
