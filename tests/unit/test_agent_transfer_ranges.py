@@ -743,7 +743,8 @@ async def test_a_full_disk_is_a_problem_that_costs_nothing_that_was_there(
 
     assert await files.fetch(transfer, item(server)) == sha(CONTENT)
     assert files.content == CONTENT
-    assert len(server.calls("/s3/o")) <= COUNT - 4
+    # Four were on their way, so of the bytes of six at least three were whole.
+    assert len(server.calls("/s3/o")) <= COUNT - 3
 
 
 async def _is(value: bool) -> bool:
