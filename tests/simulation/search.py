@@ -73,9 +73,20 @@ def crash_block(name: str, stride: int) -> Found:
     return Found("crashes", cases)
 
 
+def window_block(name: str) -> Found:
+    """Edit a file in every instant in which the agent makes another one of it."""
+    play.quiet()
+    try:
+        return Found("windows", crashes.edit_meanwhile(crashes.WINDOWS[name]))
+    except (Exception, EndlessError) as error:  # noqa: BLE001 - any error at all is the finding
+        return Found("windows", 0, f"{name}: {error!r} {error.__notes__}")
+
+
 def jobs(options: argparse.Namespace) -> Iterator[Callable[[], Found]]:
     """Yield blocks of every kind in turn."""
     scripts = iter(SCRIPTS)
+    for name in crashes.WINDOWS:
+        yield partial(window_block, name)
     for start in range(options.first, options.first + options.seeds, _BLOCK):
         yield partial(engine_block, start, shrink=not options.plain)
         yield partial(planner_block, start, shrink=not options.plain)

@@ -1,9 +1,13 @@
 """Scripts cut off at a step: the run that dies, the one after it, and what must be in the end."""
 
+import inspect
 from collections.abc import Awaitable, Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
+from unittest.mock import patch
 
-from tests.simulation.engine.scripts import Script
+from agent.executor.nearby import Nearby
+from tests.simulation.engine.scripts import SCRIPTS, Script
 from tests.simulation.engine.world import Device, DeviceKind, World, meddle_with, simulate
 
 KINDS: Final = {"exchanging": DeviceKind(), "plain": DeviceKind(exchanges=False, keeps_birth=False)}
@@ -115,6 +119,79 @@ def meddle(script: Script, kind: DeviceKind, who: int, stride: int) -> int:
             error.add_note(f"the user acts before call {at} of {calls[0]}")
             raise
     return len(cuts)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """While B works on a file of its own: in which script, in which method, on which path."""
+
+    script: str
+    method: str
+    path: str
+
+
+WINDOWS: Final = {
+    "a copy": Window("a copy, and a changed one, of a large file", "_copied", "k"),
+    "a delta": Window("edits of large files", "_by_delta", "k"),
+}
+
+
+async def _until_window(world: World, window: Window) -> None:
+    world.server.whim = lambda _whim: False
+    await begin(world, SCRIPTS[window.script])
+    await _one_run(world, world.devices[0], -1)
+
+
+def _calls_of(window: Window) -> range:
+    """Return the numbers of the system calls that B makes meanwhile."""
+    found: list[int] = []
+
+    async def story(world: World) -> None:
+        await _until_window(world, window)
+        machine, real = world.devices[1].machine, getattr(Nearby, window.method)
+
+        def noted(*args: Any) -> Any:
+            found.append(machine.calls)
+            result = real(*args)
+            if not inspect.iscoroutine(result):
+                found.append(machine.calls)
+                return result
+            return awaited(result)
+
+        async def awaited(result: Awaitable[object]) -> object:
+            try:
+                return await result
+            finally:
+                found.append(machine.calls)
+
+        with patch.object(Nearby, window.method, noted):
+            await _one_run(world, world.devices[1], -1)
+
+    _told(DeviceKind(), story)
+    return range(min(found), max(found))
+
+
+def edit_meanwhile(window: Window, most: int = 10_000) -> int:
+    """Let the user edit the file before each of those calls, or about so many; return before how many."""
+    calls = _calls_of(window)
+    calls = calls[:: max(1, len(calls) // most)]
+    for at in calls:
+
+        async def story(world: World, at: int = at) -> None:
+            await _until_window(world, window)
+            device, user = world.devices[1], world.users[1]
+            device.machine.begin()
+            device.machine.acts[at] = lambda: user.edit(window.path)
+            await world.sync(device)
+            world.check_whole(device)
+            await _end(world)
+
+        try:
+            _told(DeviceKind(), story)
+        except BaseException as error:
+            error.add_note(f"the user edits before call {at}, of {calls}")
+            raise
+    return len(calls)
 
 
 def cut_off(script: Script, kind: DeviceKind, who: int, stride: int) -> int:

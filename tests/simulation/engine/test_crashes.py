@@ -5,7 +5,7 @@
 
 import pytest
 
-from tests.simulation.engine.crashes import KINDS, cut_off, meddle, uncut
+from tests.simulation.engine.crashes import KINDS, WINDOWS, cut_off, edit_meanwhile, meddle, uncut
 from tests.simulation.engine.play import quiet
 from tests.simulation.engine.scripts import SCRIPTS
 
@@ -29,6 +29,12 @@ def test_so_it_may_on_a_disk_without_conditional_renames(name: str) -> None:
 def test_a_user_may_act_before_any_call(name: str) -> None:
     quiet()
     assert meddle(SCRIPTS[name], KINDS["exchanging"], 1, 5 * _STRIDE)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_file_may_be_edited_in_any_instant_in_which_another_is_made_of_it(name: str) -> None:
+    quiet()
+    assert edit_meanwhile(WINDOWS[name], most=20) > 1
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
