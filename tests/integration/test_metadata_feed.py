@@ -147,7 +147,13 @@ async def test_the_feed_tells_when_the_callers_uploads_changed(world: World, min
     assert (await world.get(mine, "/sync")).body["uploads_changed_at"] is None
     moment = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
     entries = [{"size": 7, "mode": "put", "result": None}, {"size": 9, "mode": "stored", "result": None}]
-    row = {"_id": new_id(), "user_id": mine.user_id, "state": "open", "entries": entries, "updated_at": moment}
+    row = {
+        "_id": new_id(),
+        "user_id": mine.user_id,
+        "state": "open",
+        "entries": entries,
+        "updated_at": moment,
+    }
     await world.database["uploads"].insert_one(row)
     assert (await world.get(mine, "/sync")).body["uploads_changed_at"] == "2026-11-23T12:00:00Z"
     assert (await world.get(mine, "/usage")).body["reserved_bytes"] == 7
