@@ -210,9 +210,8 @@ async def test_another_bucket_halts_the_sweep_before_anything_is_marked_or_remov
 
         removed: tuple[str, ...] = ()
 
-        async def read(self, _: str) -> AsyncIterator[bytes]:
+        def read(self, _: str) -> AsyncIterator[bytes]:
             raise NotFoundError
-            yield
 
         async def walk(self, prefix: str) -> AsyncIterator[StoredObject]:
             if holds == "something else" and prefix == "t/":
