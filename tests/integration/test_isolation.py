@@ -71,6 +71,7 @@ CASES = (
     Case("download", "/v1/files/{file}/download?version={version}"),
     Case("part_digests", "/v1/files/{file}/parts"),
     Case("part_digests", "/v1/files/{file}/parts?version={version}"),
+    Case("download_delta", "/v1/files/{file}/delta?from={version}"),
     Case("download_batch", "/v1/downloads/batch", {"items": [{"node_id": "{file}"}]}),
     Case("list_files", "/v1/files?parent={folder}"),
     Case("list_files", "/v1/files?parent={namespace}"),

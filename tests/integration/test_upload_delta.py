@@ -193,6 +193,7 @@ async def test_a_delta_that_lies_is_refused_and_the_whole_is_asked_for(world: Wo
 
     assert (answer.status, answer.body["code"]) == (409, "delta_refused")
     assert not world.tree.asked
+    assert len(await everything(world, account)) == 1, "the base"
     plain = {key: value for key, value in wanted.announced(base).items() if key != "delta"}
     again = (await world.call(account, "POST", "/uploads", plain)).body
     assert again["id"] == upload["id"], "it is the same session"

@@ -79,6 +79,8 @@ class Composing:
         except (MalformedError, NotFoundError) as error:
             await sink.drop()
             log.warning("a delta is refused", upload_id=session.id, reason=str(error))
+            with suppress(UnavailableError):  # the sweep finds it
+                await self._deps.objects.delete([source.key])
             raise ConflictError(code="delta_refused") from error
         finally:
             await sink.settle()
