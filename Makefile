@@ -52,7 +52,7 @@ sweep: $(STAMP) ## do documents and S3 belong together? `make sweep ARGS=--repai
 	@$(STACK) exec -- $(PY) -m services.janitor sweep $(ARGS)
 
 test: $(STAMP) ## all tests; starts what they need on free ports
-	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n 3 --dist loadfile $(ARGS)
 
 test-large: $(STAMP) ## a large file over kills of the agent: SIZE=50G PARTS=9500 DOWNLOAD=1 (TMPDIR: where)
 	@$(PY) -m tests.large $(if $(SIZE),--size $(SIZE)) $(if $(PARTS),--parts $(PARTS)) \

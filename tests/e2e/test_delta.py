@@ -19,7 +19,7 @@ def edited(content: bytes, seed: int) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("size", [MIB, 40 * MIB], ids=["of a batch's size", "large"])
+@pytest.mark.parametrize("size", [MIB, 24 * MIB], ids=["of a batch's size", "large"])
 def test_an_edit_costs_little_up_and_is_one_version_more(two: tuple[Device, Device], size: int) -> None:
     a, b = two
     content = os.urandom(size)
@@ -69,7 +69,7 @@ def test_a_device_that_is_several_versions_behind_fetches_the_difference_once(
     two: tuple[Device, Device],
 ) -> None:
     a, b = two
-    content = os.urandom(20 * MIB)
+    content = os.urandom(12 * MIB)
     a.write("big.bin", content)
     a.quick_sync()
     b.quick_sync()

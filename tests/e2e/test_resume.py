@@ -11,7 +11,7 @@ from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
 PART = 10 * MIB
-SIZE = 16 * PART
+SIZE = 12 * PART
 
 
 def sessions(device: Device, state: str = "all") -> list[dict[str, Any]]:
@@ -63,9 +63,9 @@ def test_75_another_device_that_holds_the_file_sends_the_rest_and_it_is_committe
     for device, at in ((a, 1_700_000_000), (b, 1_600_000_000)):
         device.write("big.bin", content)
         os.utime(device.path("big.bin"), (at, at))
-    held = killed_after(a, 8, LOCKSTEP_AGENT_PART_PARALLEL="1")
+    held = killed_after(a, 6, LOCKSTEP_AGENT_PART_PARALLEL="1")
     listed = b.run("uploads")["items"]
-    assert [(s["parts_total"], s["device"], s["path"]) for s in listed] == [(16, "A", "big.bin")]
+    assert [(s["parts_total"], s["device"], s["path"]) for s in listed] == [(12, "A", "big.bin")]
 
     report = b.quick_sync()
 

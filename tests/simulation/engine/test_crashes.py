@@ -9,7 +9,7 @@ from tests.simulation.engine.crashes import KINDS, WINDOWS, cut_off, edit_meanwh
 from tests.simulation.engine.play import quiet
 from tests.simulation.engine.scripts import SCRIPTS
 
-_STRIDE = 17
+_STRIDE = 23
 
 
 @pytest.mark.parametrize("who", [0, 1], ids=["first", "second"])
