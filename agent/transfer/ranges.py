@@ -124,7 +124,7 @@ class Arriving:
     def write(self, pieces: list[bytes]) -> None:
         """Write the next bytes. Blocks."""
         for piece in pieces:
-            _write_all(self.fd, piece, self.offset + self.done)
+            write_all(self.fd, piece, self.offset + self.done)
             self.hasher.update(piece)
             self.done += len(piece)
         if pieces:
@@ -288,7 +288,8 @@ def _sensible(size: int, range_size: int) -> bool:
     return range_size > 0 and part_count(size, range_size) <= _MOST_RANGES
 
 
-def _write_all(fd: int, piece: bytes, offset: int) -> None:
+def write_all(fd: int, piece: bytes, offset: int) -> None:
+    """Write a piece at its place. Blocks."""
     view = memoryview(piece)
     while view:
         written = os.pwrite(fd, view, offset)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.transfer.blocking import Stop, never
-from agent.transfer.ranges import RANGE_BYTES, Arriving, Journal
+from agent.transfer.ranges import RANGE_BYTES, Arriving, Journal, write_all
 from libs.contracts import recipe as recipes
 from libs.contracts.api import Download, DownloadDelta
 from libs.contracts.binary import MalformedError
@@ -45,10 +45,8 @@ def _copy(source: tuple[int, int], target: tuple[int, int], length: int, stop: S
         block = os.pread(base_fd, min(_BLOCK, length - done), offset + done)
         if not block:
             break
-        view = memoryview(block)
-        while view:
-            written = os.pwrite(fd, view, at + done)
-            view, done = view[written:], done + written
+        write_all(fd, block, at + done)
+        done += len(block)
 
 
 @dataclass(slots=True)

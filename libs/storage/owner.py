@@ -28,7 +28,11 @@ async def owner_of(objects: ObjectStore) -> str | None:
 
 
 async def claim(objects: ObjectStore, deployment: str) -> None:
-    """Mark a bucket without a mark. Raises `ForeignBucketError`, `UnavailableError`."""
+    """Mark a bucket without a mark. Raises `ForeignBucketError`, `UnavailableError`.
+
+    RACE: two new deployments may write their marks in the same instant and one may read its own before
+    the other's comes. Harmless: the mark that stays is looked at again before every sweep.
+    """
     if await owner_of(objects) is None:
         await objects.put(MARK, deployment.encode("ascii"))
     found = await owner_of(objects)

@@ -9,10 +9,10 @@ from aiohttp import web
 from libs.contracts.errors import UnavailableError
 from libs.contracts.ids import new_id
 from libs.messaging.rabbit import open_bus
-from libs.mongo.client import open_database, ping
+from libs.mongo.client import Database, open_database, ping
 from libs.mongo.views import Views
 from libs.runtime.tasks import running
-from libs.storage.s3 import open_store
+from libs.storage.s3 import S3ObjectStore, open_store
 from libs.web.app import add_probe, make_app
 from libs.web.auth import TokenSigner
 from libs.web.client import open_client
@@ -38,14 +38,7 @@ def build_app(settings: Settings) -> web.Application:
 
 async def _lifetime(app: web.Application, settings: Settings) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings))
-        store = await stack.enter_async_context(open_store(settings))
-        client = await stack.enter_async_context(
-            open_client(TokenSigner(settings), SERVICE, timeout=settings.janitor_call_timeout)
-        )
-        housekeeping = Housekeeping(
-            client, metadata_url=settings.metadata_url, upload_url=settings.upload_url
-        )
+        database, store, housekeeping = await _open(settings, stack)
         verifier = Verifier(store, housekeeping)
         jobs = Jobs(settings, housekeeping, store, Views(database), verifier)
         leases = Leases(database, owner=new_id())
@@ -57,6 +50,17 @@ async def _lifetime(app: web.Application, settings: Settings) -> AsyncIterator[N
             add_probe(app, name, asked)
         await stack.enter_async_context(running(*_work(settings, jobs, verifier, leases)))
         yield
+
+
+async def _open(settings: Settings, stack: AsyncExitStack) -> tuple[Database, S3ObjectStore, Housekeeping]:
+    """Open what every work of the janitor needs."""
+    database = await stack.enter_async_context(open_database(settings))
+    store = await stack.enter_async_context(open_store(settings))
+    client = await stack.enter_async_context(
+        open_client(TokenSigner(settings), SERVICE, timeout=settings.janitor_call_timeout)
+    )
+    urls = {"metadata_url": settings.metadata_url, "upload_url": settings.upload_url}
+    return database, store, Housekeeping(client, **urls)
 
 
 def _work(
@@ -85,14 +89,7 @@ def jobs_of(settings: Settings, jobs: Jobs) -> list[Job]:
 async def sweep_once(settings: Settings, *, repair: bool) -> Report:
     """Sweep without the service around it. Raises `UnavailableError`."""
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings))
-        store = await stack.enter_async_context(open_store(settings))
-        client = await stack.enter_async_context(
-            open_client(TokenSigner(settings), SERVICE, timeout=settings.janitor_call_timeout)
-        )
-        housekeeping = Housekeeping(
-            client, metadata_url=settings.metadata_url, upload_url=settings.upload_url
-        )
+        database, store, housekeeping = await _open(settings, stack)
         return await Sweep(settings, housekeeping, store, Views(database)).run(repair=repair)
 
 

@@ -10,7 +10,6 @@ from services.metadata.domain.model import Object
 from services.metadata.store.documents import object_of
 from services.metadata.store.removal import pieces
 
-_PIECE = 50
 _QUEUE = 1000
 
 
@@ -96,8 +95,8 @@ class ObjectStore:
     async def forget(self, object_ids: Sequence[str]) -> int:
         """Delete the documents of doomed objects that are gone from S3; return how many."""
         done = 0
-        for start in range(0, len(object_ids), _PIECE):
-            query = {"_id": {"$in": list(object_ids[start : start + _PIECE])}, "state": "doomed"}
+        for piece in pieces(object_ids):
+            query = {"_id": {"$in": piece}, "state": "doomed"}
             with translated():
                 done += (await self._objects.delete_many(query)).deleted_count
         return done
@@ -105,19 +104,19 @@ class ObjectStore:
     async def known(self, keys: Sequence[str]) -> list[str]:
         """Return those of the keys that an object has, live or doomed."""
         found: list[str] = []
-        for start in range(0, len(keys), _PIECE):
+        for piece in pieces(keys):
             with translated():
-                rows = self._objects.find({"key": {"$in": list(keys[start : start + _PIECE])}}, {"key": 1})
+                rows = self._objects.find({"key": {"$in": piece}}, {"key": 1})
                 found += [row["key"] for row in await rows.to_list(None)]
         return found
 
     async def between(self, after: str, up_to: str | None, limit: int) -> list[HousedObject]:
-        """Return live, not corrupt objects with after < key ≤ up_to, by key."""
+        """Return live, not corrupt objects with after < key ≤ up_to, by key; no more than those are read."""
         keys: Document = {"$gt": after} | ({} if up_to is None else {"$lte": up_to})
+        query: Document = {"key": keys, "state": "live", "corrupt": False}
         with translated():
-            rows = await self._objects.find({"key": keys}).to_list(None)
-        good = [row for row in rows if row["state"] == "live" and not row["corrupt"]]
-        return [_housed(row) for row in sorted(good, key=lambda row: str(row["key"]))[:limit]]
+            rows = await self._objects.find(query).sort("key", 1).limit(limit).to_list(None)
+        return [_housed(row) for row in rows]
 
     async def alive(self, object_ids: Sequence[str]) -> list[str]:
         """Return those of the objects that have a document, live or doomed."""

@@ -2,7 +2,7 @@
 
     open ──claim──▶ completing ──sealed──▶ committing ──answer──▶ committed | failed | open
       │                 └──parts missing, S3 away──▶ open     ▲
-      └──sealed at once: all but multipart────────────────────┘
+      └──sealed at once: all but multipart and delta──────────┘
 
 Each arrow is one conditional write on (state, attempt), so of two processes that drive the same
 session one wins and the other finds it done.

@@ -45,13 +45,7 @@ class Opening:
         self._deps = deps
         self._multiparts = multiparts
 
-    async def single(
-        self,
-        owner: Owner,
-        namespace_id: str,
-        file: Announced,
-        wish: Wish,
-    ) -> Upload:
+    async def single(self, owner: Owner, namespace_id: str, file: Announced, wish: Wish) -> Upload:
         """Return the live session of these bytes, or open one.
 
         Raises `QuotaError` ("file_too_large", "quota_exceeded"), `RateLimitedError`
