@@ -9,6 +9,7 @@ import pytest
 from libs.contracts.ids import new_id
 from libs.mongo.names import COUNTERS, NAMESPACES, NODES, OBJECTS, USAGE, VERSIONS
 from libs.mongo.views import Views
+from services.metadata.store.objects import ObjectStore
 from tests.support.backends import Backends
 from tests.support.metadata_world import Account, Json, World, entry, metadata_world, sha256
 
@@ -199,3 +200,25 @@ async def test_a_file_without_a_good_version_is_deleted_and_can_be_sent_again(
 async def test_an_unknown_object_is_not_found(world: World) -> None:
     answer = await world.internal("POST", f"/objects/{new_id()}/verification", {"ok": True})
     assert (answer.status, answer.code) == (404, "not_found")
+
+
+async def test_objects_are_walked_by_key_a_page_at_a_time_without_doomed_and_corrupt_ones(
+    world: World, mine: Account
+) -> None:
+    """A page must hold as many good ones as it can: a shorter one is taken for the last."""
+    contents = [f"walked {n}".encode() for n in range(7)]
+    for content in contents:
+        await world.file(mine, content.decode(), content)
+    found = sorted(
+        [await object_of(world, mine, content) for content in contents], key=lambda o: str(o["key"])
+    )
+    await world.database[OBJECTS].update_one({"_id": found[0]["_id"]}, {"$set": {"corrupt": True}})
+    await world.database[OBJECTS].update_one({"_id": found[2]["_id"]}, {"$set": {"state": "doomed"}})
+    store = ObjectStore(world.database, lambda: datetime.now(UTC))
+    prefix = f"t/{mine.namespace_id}/"
+
+    page = await store.between(prefix, None, 3)
+
+    assert [item.key for item in page] == [found[n]["key"] for n in (1, 3, 4)]
+    rest = await store.between(page[-1].key, found[5]["key"], 3)
+    assert [item.key for item in rest] == [found[5]["key"]]
