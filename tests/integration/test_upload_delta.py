@@ -330,6 +330,36 @@ async def test_a_device_with_the_base_goes_on_with_what_is_cheaper(world: World,
         assert await content_of(world, upload) == wanted.content
 
 
+async def test_an_object_that_was_there_before_anything_was_put_together_counts_as_unverified(
+    world: World,
+) -> None:
+    """Its bytes were not hashed here: nobody else may be given them for this hash before they were."""
+    account = await world.account()
+    wanted = made(edited())
+    upload = await sent(world, account, wanted, await version_of(world, account, BASE))
+    row = await world.database[UPLOADS].find_one({"_id": upload["id"]})
+    assert row is not None
+    await world.store.put(row["entries"][0]["key"], bytes(len(wanted.content)))
+
+    assert (await world.complete(account, upload)).status == 200
+
+    (event,) = [event for event in world.tree.asked if event.upload_id == upload["id"]]
+    assert not event.entries[0].object.verified
+
+
+async def test_an_object_of_another_size_that_was_there_is_replaced(world: World) -> None:
+    account = await world.account()
+    wanted = made(edited())
+    upload = await sent(world, account, wanted, await version_of(world, account, BASE))
+    row = await world.database[UPLOADS].find_one({"_id": upload["id"]})
+    assert row is not None
+    await world.store.put(row["entries"][0]["key"], bytes(5))
+
+    assert (await world.complete(account, upload)).status == 200
+
+    assert await content_of(world, upload) == wanted.content
+
+
 async def test_an_aborted_delta_leaves_nothing_in_s3(world: World) -> None:
     account = await world.account()
     base = await version_of(world, account, BASE)

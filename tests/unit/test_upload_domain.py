@@ -170,6 +170,31 @@ def test_another_device_with_the_same_file_at_the_same_place_gets_the_same_answe
     assert not same_request(done, {0: based})
 
 
+VERSION_TARGET = CommitTarget(node_id="d" * 24, base_version_id="5" * 24)
+
+
+@pytest.mark.parametrize(
+    ("target", "change"),
+    [
+        (VERSION_TARGET, {"node_id": "6" * 24}),
+        (VERSION_TARGET, {"base_version_id": "6" * 24}),
+        (VERSION_TARGET, {"undelete": True}),
+        (TARGET, {"parent_id": "6" * 24}),
+        (TARGET, {"name": "b"}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_commit_to_a_place_that_differs_in_one_thing_is_never_answered_for_another(
+    target: CommitTarget, change: dict[str, object]
+) -> None:
+    """Who has edited a later version would take the answer for its own and lose what it wrote."""
+    done = session(entry(target=target, attempt=1, result=ItemResult(index=0, row=row())), attempt=1)
+    elsewhere = target.model_copy(update=change)
+    assert plan(done, {0: target}).answered[0].ok
+    assert plan(done, {0: elsewhere}).answered[0].code == "committed_elsewhere"
+    assert not same_request(done, {0: elsewhere})
+
+
 @pytest.mark.parametrize("code", sorted(CURABLE))
 def test_what_was_refused_curably_is_asked_again(code: str) -> None:
     refused = session(entry(target=TARGET, attempt=1, result=ItemResult(index=0, code=code)), attempt=1)
