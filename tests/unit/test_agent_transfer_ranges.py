@@ -370,6 +370,24 @@ async def test_a_noted_range_whose_bytes_were_lost_is_fetched_again_alone(
     assert asked(server) == [5]
 
 
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_noted_beginning_whose_bytes_were_lost_is_not_built_upon(
+    server: ScriptedServer, transfer: Transfer, files: Files, known: bool
+) -> None:
+    if known:
+        knows_parts(server)
+    files.fill(item(server), [n for n in ALL if n != 5])
+    begun = Arriving(files.fds[0], Journal(files.fds[1], item(server)), 5, 4 * RANGE, RANGE)
+    begun.write([CONTENT[4 * RANGE :][:40_000]])
+    _flip(files.temp, 4 * RANGE + 77)
+    server.on("GET", "/s3/o", stored)
+
+    assert await files.fetch(transfer, item(server)) == sha(CONTENT)
+
+    assert files.content == CONTENT
+    assert [seen.headers["Range"] for seen in server.calls("/s3/o")] == ["bytes=400000-499999"]
+
+
 async def test_a_journal_that_outlived_the_data_is_worth_nothing(
     server: ScriptedServer, transfer: Transfer, files: Files
 ) -> None:
