@@ -8,13 +8,13 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from typing import Final
 
 from agent.disk import BlockedError, Disk, DiskError
 from agent.disk.look import BLOCK, Digest, Stop
-from agent.errors import LocalError
 from agent.model import LocalEntry, LocalKind
+from agent.transfer.blocking import guarded
+from agent.transfer.ranges import write_all
 
 _TRIED: Final = 3
 """Files with one content that are tried before the content is fetched."""
@@ -64,19 +64,19 @@ def copy_content(
     try:
         with disk.open_for_read(entry.path) as opened:
             if opened.stat.same_content_signs(entry.stat):
-                _empty(fd)
+                guarded(os.ftruncate, fd, 0)
                 begun = True
-                for block in _blocks(opened.fd, entry.stat.size):
+                for offset, block in _blocks(opened.fd, entry.stat.size):
                     _check_wanted(disk, stop)
                     digest.update(block)
-                    _write(fd, block)
+                    guarded(write_all, fd, block, offset)
                 if digest.hexdigest() == entry.content_hash:
                     return True
     except DiskError as error:
         if error.code == "stopping":
             raise
     if begun:
-        _empty(fd)
+        guarded(os.ftruncate, fd, 0)
     return False
 
 
@@ -85,30 +85,10 @@ def _check_wanted(disk: Disk, stop: Stop | None) -> None:
         raise BlockedError("The agent is stopping", code="stopping")
 
 
-def _empty(fd: int) -> None:
-    with _as_unwritable():
-        os.ftruncate(fd, 0)
-        os.lseek(fd, 0, os.SEEK_SET)
-
-
-def _blocks(fd: int, size: int) -> Iterator[memoryview]:
-    """Yield a file's bytes, at most one block more than `size`; each is overwritten by the next."""
+def _blocks(fd: int, size: int) -> Iterator[tuple[int, memoryview]]:
+    """Yield a file's bytes with their offsets, a block more than `size` at most; each overwrites the last."""
     buffer = memoryview(bytearray(BLOCK))
     offset = 0
     while offset <= size and (count := os.preadv(fd, [buffer], offset)):
-        yield buffer[:count]
+        yield offset, buffer[:count]
         offset += count
-
-
-def _write(fd: int, block: memoryview) -> None:
-    with _as_unwritable():
-        while block:
-            block = block[os.write(fd, block) :]
-
-
-@contextmanager
-def _as_unwritable() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise LocalError(f"The file cannot be written: {error.strerror}", code="unwritable") from error

@@ -288,7 +288,7 @@ def _sensible(size: int, range_size: int) -> bool:
     return range_size > 0 and part_count(size, range_size) <= _MOST_RANGES
 
 
-def write_all(fd: int, piece: bytes, offset: int) -> None:
+def write_all(fd: int, piece: bytes | memoryview, offset: int) -> None:
     """Write a piece at its place. Blocks."""
     view = memoryview(piece)
     while view:

@@ -22,6 +22,7 @@ from agent.executor.nearby import Nearby
 from agent.model import Kind, LocalEntry, RemoteNode
 from agent.scanner import scan
 from agent.transfer.blocking import until_stopped
+from agent.transfer.ranges import write_all
 from agent.transfer.tally import Tally
 from libs.contracts.api import DownloadDelta
 from libs.contracts.binary import MalformedError
@@ -70,13 +71,13 @@ async def filled(disk: Disk) -> bool:
 
 def slow(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None]) -> None:
     """Have `before` called with the file's number before each block of a copy is written."""
-    real = duplicates._write
+    real = write_all
 
-    def write(fd: int, block: memoryview) -> None:
+    def write(fd: int, block: memoryview, offset: int) -> None:
         before(fd)
-        real(fd, block)
+        real(fd, block, offset)
 
-    monkeypatch.setattr(duplicates, "_write", write)
+    monkeypatch.setattr(duplicates, "write_all", write)
 
 
 async def test_who_is_cancelled_in_a_copy_leaves_no_thread_that_writes_into_a_closed_file(
