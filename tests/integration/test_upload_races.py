@@ -4,8 +4,8 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
 import pytest
@@ -18,7 +18,7 @@ from libs.mongo.names import UPLOADS
 from libs.mongo.outbox import Outbox
 from libs.mongo.views import Views
 from libs.storage.port import ObjectStore, PartToJoin
-from services.upload.domain.session import Device, Session
+from services.upload.domain.session import Device, Lease, Session
 from services.upload.service import composing
 from services.upload.service.background import Background
 from services.upload.service.completing import Completing
@@ -277,6 +277,21 @@ async def test_a_drive_whose_lease_lapsed_does_not_give_up_what_the_same_process
     second.set()
     await world.until_state(account, upload, "committed")
     assert len({event.attempt for event in world.tree.asked}) == 1
+
+
+async def test_who_has_lost_the_lease_begins_no_object(world: World) -> None:
+    account = await world.account()
+    base, wanted, other = await version_of(world, account, BASE), made(edited()), process(world)
+    session = await other.session(await sent(world, account, wanted, base))
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    theirs = replace(session, state=UploadState.COMPLETING, lease=Lease("another", until))
+    assert await other.deps.sessions.change(session, theirs)
+
+    with pytest.raises(UnavailableError, match="Another process"):
+        await Composing(other.deps).compose(replace(theirs, lease=Lease("one", until)))
+
+    assert await other.deps.sessions.get(session.id) == theirs
+    assert [one async for one in world.store.walk_multiparts(session.key_prefix)] == []
 
 
 async def _is(value: int, wanted: int) -> bool:
