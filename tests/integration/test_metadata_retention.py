@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 from libs.contracts.ids import new_id
+from libs.mongo.client import Database, Session, in_transaction
 from libs.mongo.names import COUNTERS, NODES, OBJECTS, USAGE, VERSIONS
+from services.metadata.domain.retention import Retention
+from services.metadata.store import history as history_store
+from services.metadata.store.removal import lock
 from services.metadata.store.schema import migrations
 from tests.support.backends import Backends
 from tests.support.metadata_world import Account, Json, World, metadata_world
@@ -191,6 +195,37 @@ async def test_128_a_version_restored_while_it_is_removed_is_whole_or_not_there(
         assert stored["state"] == "live"
         assert (shown["content_hash"] == first["content_hash"]) == (status == 200)
     assert ends <= {200, 404, 409}
+
+
+async def test_a_file_that_goes_back_to_a_version_while_it_is_removed_keeps_it(
+    world: World, mine: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file shows is changed under the namespace's lock, and so is what is removed."""
+    row = first = await world.file(mine, "f", b"first")
+    for text in (b"2", b"3"):
+        row = await edit(world, mine, row, text)
+    waits = asyncio.Event()
+
+    async def told(database: Database, session: Session, namespace_id: str) -> bool:
+        waits.set()
+        return await lock(database, session, namespace_id)
+
+    monkeypatch.setattr(history_store, "lock", told)
+    store = history_store.HistoryStore(world.database, Retention(2, timedelta(0)), lambda: datetime.now(UTC))
+
+    async def go_back(session: Session) -> "asyncio.Task[Any]":
+        assert await lock(world.database, session, mine.namespace_id)
+        shown = {"$set": {"version_id": first["version_id"]}}
+        await world.database[NODES].update_one({"_id": row["id"]}, shown, session=session)
+        thinning = asyncio.create_task(store.thin(None))
+        asked = asyncio.create_task(waits.wait())
+        await asyncio.wait({thinning, asked}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        return thinning
+
+    await (await in_transaction(world.database, go_back))
+
+    assert first["version_id"] in {item["id"] for item in await history(world, mine, row["id"])}
 
 
 # The trash ----------------------------------------------------------------------------------------
