@@ -1,14 +1,18 @@
 """One file's transfer that is long, or is refused, is no other file's concern."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from agent.actions import Download, Plan, Upload
+from agent.disk import Disk
+from agent.errors import LocalError
 from agent.executor import Executor, Work
 from agent.executor.downloads import Downloads
 from agent.executor.tree import TreeChanges
@@ -175,3 +179,21 @@ async def test_a_download_that_another_one_cuts_short_is_looked_at(monkeypatch: 
         await Downloads(cast("Work", work)).fetch([action("a"), action("b")])
 
     assert work.dirty == {"a"}
+
+
+@pytest.mark.parametrize("size", [10, 2 * MIB])
+async def test_what_is_not_the_content_is_never_put_in_place(tmp_path: Path, size: int) -> None:
+    async def download(_source: object, fd: int, _journal: int | None = None) -> str:
+        os.pwrite(fd, bytes(size), 0)
+        return "e" * 64
+
+    node = RemoteNode("n", "r", "f", Kind.FILE, 1, version_id="v", content_hash="a" * 64, size=size)
+    work: Any = Stub()
+    work.transfer.download, work.disk = download, Disk(tmp_path)
+    work.disk.prepare()
+
+    with pytest.raises(LocalError) as raised:
+        await Downloads(work)._installed(Download(node, "f", None), cast("Any", object()))
+
+    assert raised.value.code == "corrupt_download"
+    assert not (tmp_path / "f").exists()

@@ -141,3 +141,18 @@ async def test_time_in_which_nothing_was_to_be_sent_does_not_count() -> None:
     await travel(lanes, clock, dict.fromkeys(range(1, 9), 10.0), 50)
 
     assert lanes.rate == pytest.approx(10 * PART, rel=0.1)
+
+
+async def test_who_is_cancelled_in_the_moment_of_getting_a_lane_gives_it_back() -> None:
+    """Otherwise nothing would move any more once this had happened often enough."""
+    lanes = Lanes(1)
+    await lanes.enter()
+    waiter = asyncio.create_task(lanes.enter())
+    await asyncio.sleep(0)
+    lanes.leave()
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+
+    async with asyncio.timeout(5):
+        await lanes.enter()

@@ -207,6 +207,17 @@ async def test_with_a_base_that_has_changed_since_it_was_looked_at_no_range_is_f
     assert not await by_delta(disk, None, in_vain, lambda: (root / "a").write_bytes(CONTENT[:-1] + b"?"))
 
 
+async def test_a_partial_download_in_ranges_is_not_given_up_for_a_delta(disk: Disk) -> None:
+    """On a bad line it would begin anew again and again."""
+    (entry,) = scan(disk, {}, ignored=lambda *_: False).entries.values()
+    known = SimpleNamespace(version_id="3" * 24, content_hash=HASH)
+    state = SimpleNamespace(local={}, synced={"node": known})
+    with disk.new_temp("node", "version") as temp, disk.new_journal(temp):
+        os.pwrite(temp.fd, b"fetched", 0)
+        assert not await nearby(disk, state=state).fill(wanted(NEW, entry), temp)
+        assert os.pread(temp.fd, 100, 0) == b"fetched"
+
+
 @pytest.mark.parametrize(
     "asked",
     [ConflictError(code="no_delta"), NotFoundError(), UnavailableError()],

@@ -6,6 +6,7 @@ from agent import actions as act
 from agent.identity import identify
 from agent.merge import Trees
 from agent.model import Kind, LocalKind, RemoteNode, Trouble
+from agent.parking import is_parked, parked_name
 from agent.planner import Rules, paths_of, plan
 from agent.planning import misnamed
 from tests.simulation.device import DAY, Device, Habits
@@ -433,3 +434,10 @@ def test_every_reason_is_a_code_and_a_sentence() -> None:
     (trouble,) = world.devices[1].troubles.values()
     assert isinstance(trouble, Trouble)
     assert trouble.detail
+
+
+def test_only_the_whole_name_of_a_waiting_node_is_one_that_nobody_chose() -> None:
+    """A name that merely has it in it was given by somebody, and yields to none."""
+    waiting = parked_name("0123456789abcdef01234567")
+    assert is_parked(waiting)
+    assert not any(map(is_parked, (waiting + ".txt", "copy of " + waiting, waiting[1:], waiting.upper())))

@@ -489,6 +489,18 @@ async def test_a_note_that_vouches_for_wrong_bytes_is_found_out_by_the_whole(
     assert asked(server) == ALL
 
 
+async def test_a_note_that_vouches_for_wrong_bytes_loses_against_the_servers_digest(
+    server: ScriptedServer, transfer: Transfer, files: Files
+) -> None:
+    knows_parts(server)
+    files.fill(item(server), ALL)
+    Arriving(files.fds[0], Journal(files.fds[1], item(server)), 2, RANGE, RANGE).write([b"x" * RANGE])
+    server.on("GET", "/s3/o", stored)
+
+    assert await files.fetch(transfer, item(server)) == sha(CONTENT)
+    assert asked(server) == [2]
+
+
 async def test_a_longer_file_of_something_else_is_cut(
     server: ScriptedServer, transfer: Transfer, files: Files
 ) -> None:
