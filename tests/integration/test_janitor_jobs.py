@@ -145,10 +145,13 @@ async def test_a_sweep_removes_what_nobody_owns_and_keeps_objects_and_open_sessi
     asked = {"content_hash": hashlib.sha256(waiting).hexdigest(), "size": len(waiting)}
     session = (await mine.call("POST", "/v1/uploads", asked)).body
     await mine.put(session["entries"][0]["put"], waiting)
+    before = set(await multiparts(world))
     large = {"content_hash": "ab" * 32, "size": 3 * PART}
     assert (await mine.call("POST", "/v1/uploads", large)).body["entries"][0]["mode"] == "multipart"
+    begun = set(await multiparts(world)) - before
     await world.jobs.sweep()  # what other tests have left
     owned, running = await keys(world), await multiparts(world)
+    assert len(begun & set(running)) == 1
     orphan, other = f"t/{new_id()}/{new_id()}", f"elsewhere/{new_id()}"
     await world.store.put(orphan, b"orphan")
     await world.store.put(other, b"not ours")
