@@ -197,6 +197,24 @@ async def test_128_a_version_restored_while_it_is_removed_is_whole_or_not_there(
     assert ends <= {200, 404, 409}
 
 
+async def test_bytes_without_a_version_stay_in_s3_for_the_grace_time(backends: Backends) -> None:
+    """Who was given a URL just before can still read what it names."""
+    async with metadata_world(
+        backends, retention_versions=1, retention_version_seconds=0, garbage_age_seconds=0,
+        doom_grace_seconds=3600,
+    ) as world:  # fmt: skip
+        mine = await world.account()
+        row = await edit(world, mine, await world.file(mine, "f", b"old"), b"new")
+        assert await expire_versions(world) == 1
+        assert await until_done(world, "/objects/doom") == 1
+        assert (await world.internal("GET", "/objects/doomed", limit=100)).body["items"] == []
+        two_hours_ago = {"$set": {"doomed_at": datetime.now(UTC) - timedelta(hours=2)}}
+        await world.database[OBJECTS].update_one({"state": "doomed"}, two_hours_ago)
+        (item,) = (await world.internal("GET", "/objects/doomed", limit=100)).body["items"]
+        (kept,) = await history(world, mine, row["id"])
+        assert (item["size"], kept["id"]) == (3, row["version_id"])
+
+
 async def test_a_file_that_goes_back_to_a_version_while_it_is_removed_keeps_it(
     world: World, mine: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
