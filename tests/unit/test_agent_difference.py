@@ -67,6 +67,13 @@ def test_what_is_mostly_new_is_sent_whole(edits: Edits, kept: float, *, differs:
     assert (base is not None) is differs
 
 
-def test_chunks_of_another_size_are_no_base(edits: Edits) -> None:
+def test_a_base_in_chunks_of_another_size_yields_to_a_file_that_is_alike(edits: Edits) -> None:
     edits.keep(OLD, average=16384)
-    assert edits.found.base_of(edits.to(OLD + b"more")) is None
+    alike = edits.keep(OLD[:-1])
+    node = RemoteNode("m", "root", "g", Kind.FILE, 1, version_id="w", content_hash=alike, size=SIZE - 1)
+    edits.found.state.put_remote([node])
+
+    base = edits.found.base_of(edits.to(OLD + b"more"))
+
+    assert base is not None
+    assert base.version_id == "w"

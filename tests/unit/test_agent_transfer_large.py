@@ -165,6 +165,18 @@ async def test_a_session_with_parts_of_other_content_is_given_up_for_a_new_one(
     assert set(sent(server, after=given_up)) == {1, 2, 3, 4, 5}, "all parts go into the new one"
 
 
+async def test_a_server_that_has_other_parts_in_every_session_is_not_asked_for_ever(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session({2: sha(b"other")}))
+    server.on("DELETE", SESSION, says(b"", 204))
+    accept_parts(server)
+
+    async with asyncio.timeout(10):
+        with pytest.raises(LocalError, match="not what"):
+            await transfer.upload_large(source(fd))
+
+
 @pytest.mark.parametrize("change", ["content", "signs"])
 async def test_of_a_file_that_is_not_what_was_announced_the_session_stays(
     server: ScriptedServer, transfer: Transfer, fd: int, file: Path, change: str
@@ -299,6 +311,20 @@ async def test_a_file_for_one_put_travels_whole(server: ScriptedServer, transfer
     await transfer.upload_large(source(fd))
 
     assert server.calls("/s3/whole")[-1].body == CONTENT
+
+
+async def test_a_file_for_one_put_that_has_other_content_without_a_sign_is_not_sent(
+    server: ScriptedServer, transfer: Transfer, fd: int, file: Path
+) -> None:
+    entry = {"index": 0, "mode": "put", "content_hash": sha(CONTENT), "size": len(CONTENT)}
+    put = signed(server, "whole", CONTENT)
+    server.on("POST", "/v1/uploads", says(upload([{**entry, "put": put}]), 201))
+    server.on("PUT", "/s3/whole", OK)
+    file.write_bytes(CONTENT[::-1])
+
+    with pytest.raises(LocalError, match="changed"):
+        await transfer.upload_large(source(fd))
+    assert not server.calls("/s3/whole")
 
 
 async def test_a_session_that_another_device_is_committing_is_waited_for(
