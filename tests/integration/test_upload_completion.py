@@ -404,3 +404,17 @@ async def send_all(world: World, account: Account, upload: Json, content: bytes)
         return
     status, text = await world.send(put, content)
     assert status == 200, text
+
+
+async def test_an_object_of_another_size_than_announced_is_not_committed(scene: Scene) -> None:
+    world = scene.world
+    account, content = await world.account(), b"what was announced"
+    upload = await world.open(account, content)
+    row = await world.database[UPLOADS].find_one({"_id": upload["id"]})
+    assert row is not None
+    await world.store.put(row["entries"][0]["key"], content[:-1])
+
+    answer = await world.complete(account, upload)
+
+    assert (answer.status, answer.body["code"], answer.body["missing"]) == (409, "bytes_missing", [0])
+    assert not [event for event in world.tree.asked if event.upload_id == upload["id"]]
