@@ -12,6 +12,8 @@ from agent.errors import LocalError
 from agent.transfer import LargeSource, Transfer
 from agent.transfer import source as reading
 from agent.transfer.delta import DeltaBase
+from agent.transfer.lanes import Lanes
+from agent.transfer.large import _PartsRun
 from libs.contracts.errors import ConflictError, UnavailableError
 from libs.contracts.limits import MIB
 from libs.contracts.recipe import Copy, Literal, Recipe
@@ -636,3 +638,23 @@ async def test_the_measured_speed_is_told_for_the_choice_of_the_part_size(
     await transfer.upload_large(source(fd, throughput=123))
 
     assert server.calls("/v1/uploads")[0].json["throughput"] == 123
+
+
+async def test_a_part_that_cannot_start_any_more_gives_its_lane_back() -> None:
+    """Another part's error stops the group just as this one has got a lane; the lanes are all files'."""
+
+    class Stopping(asyncio.TaskGroup):
+        def create_task(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("shutting down")
+
+    async def send() -> None:
+        raise AssertionError("it never runs")
+
+    run = object.__new__(_PartsRun)
+    run._lanes = Lanes(1)
+
+    with pytest.raises(RuntimeError, match="shutting down"):
+        await run._in_a_lane(Stopping(), send())
+
+    async with asyncio.timeout(1), run._lanes.lane():
+        pass
