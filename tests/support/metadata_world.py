@@ -61,12 +61,18 @@ class Account:
 
 
 def entry(
-    index: int, content: bytes, *, verified: bool = True, object_id: str | None = None, **target: Any
+    index: int,
+    content: bytes,
+    *,
+    verified: bool = True,
+    object_id: str | None = None,
+    prefix: str = "t/test/",
+    **target: Any,
 ) -> UploadedEntry:
     """One file of a completion; with `object_id` it refers to an object that is there already."""
     stored = UploadedObject(
         id=object_id or new_id(),
-        key=f"t/test/{new_id()}",
+        key=f"{prefix}{new_id()}",
         size=len(content),
         content_hash=sha256(content),
         verified=verified,
@@ -166,7 +172,8 @@ class World:
 
     async def commit(self, account: Account, content: bytes, **target: Any) -> Json:
         """Commit one file; return its row."""
-        done = await self.verdict(self.completed(account, [entry(0, content, **target)]))
+        mine = entry(0, content, prefix=f"t/{account.namespace_id}/", **target)
+        done = await self.verdict(self.completed(account, [mine]))
         assert isinstance(done, FileCommitted), done
         row = done.results[0].row
         assert row is not None
