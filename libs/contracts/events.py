@@ -15,7 +15,7 @@ from libs.contracts.api import UploadState
 from libs.contracts.base import Reply
 from libs.contracts.ids import Id, Sha256
 from libs.contracts.limits import MAX_BATCH
-from libs.contracts.tree import CommitTarget, ItemResult, NodeRow
+from libs.contracts.tree import BaseVersion, CommitTarget, ItemResult, NodeRow
 
 TYPE_PREFIX: Final = "com.lockstep."
 
@@ -88,6 +88,8 @@ class UploadedEntry(Reply):
     index: int
     object: UploadedObject
     target: CommitTarget
+    base: BaseVersion | None = None
+    """Of what the content was put together; None where it was sent whole, or is there already."""
 
 
 class UploadCompleted(EventData):

@@ -33,6 +33,18 @@ class Kind(StrEnum):
     SYMLINK = "symlink"
 
 
+class BaseVersion(Reply):
+    """The version that a content was put together from when its difference was sent.
+
+    A hint, never a promise: it tells a device that has that content, or a later one of that file, of
+    what the new one is best made. The version may be gone by now.
+    """
+
+    node_id: Id
+    version_id: Id
+    content_hash: Sha256
+
+
 class NodeRow(Reply):
     """One node in its latest state, as the feed, listings, results and events carry it."""
 
@@ -59,6 +71,8 @@ class NodeRow(Reply):
     damaged: list[Sha256] = []
     """Contents that it showed until their bytes turned out to be damaged or gone, the latest last: a
     device that has one of them sends it again instead of replacing it."""
+    base: BaseVersion | None = None
+    """Of what the current content was put together; None where it came whole."""
 
 
 class CommitTarget(Request):

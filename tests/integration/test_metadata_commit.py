@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from libs.contracts.events import CommitRejected, FileCommitted
 from libs.contracts.ids import new_id
+from libs.contracts.tree import BaseVersion
 from libs.mongo.names import COMMITS, NODES, OBJECTS, VERSIONS
 from libs.web.auth import TokenSigner
 from tests.support.backends import Backends
@@ -112,6 +113,20 @@ async def test_a_file_with_content_that_is_here_refers_to_the_same_object(
     assert row["content_hash"] == sha256(b"same")
     assert await world.database[OBJECTS].count_documents({"namespace_id": mine.namespace_id}) == 1
     assert (await world.get(mine, "/usage")).body["used_bytes"] == 4
+
+
+async def test_the_feed_tells_what_a_content_was_put_together_from(world: World, mine: Account) -> None:
+    first = await world.file(mine, "f", b"first")
+    base = BaseVersion(node_id=first["id"], version_id=first["version_id"], content_hash=sha256(b"first"))
+    composed = entry(0, b"second", parent_id=mine.namespace_id, name="g").model_copy(update={"base": base})
+    done = await world.verdict(world.completed(mine, [composed]))
+    assert isinstance(done, FileCommitted)
+    assert [row.base for row in done.changes] == [base]
+    rows, _ = await world.feed(mine)
+    assert {row["name"]: row["base"] for row in rows} == {"f": None, "g": base.model_dump()}
+    version = await world.database[VERSIONS].find_one({"_id": done.changes[0].version_id})
+    assert version is not None
+    assert version["base"] == base.model_dump()
 
 
 async def test_an_object_that_is_not_live_is_gone(world: World, mine: Account) -> None:

@@ -77,6 +77,7 @@ async def version_of(world: World, account: Account, content: bytes, **changes: 
     node_id, version_id = new_id(), new_id()
     await world.database[NODES].insert_one({"_id": node_id, "namespace_id": account.namespace_id})
     row = {"_id": version_id, "node_id": node_id, "object_id": object_id, "size": len(content)}
+    row["content_hash"] = sha256(content)
     await world.database[VERSIONS].insert_one({**row, "corrupt": changes.get("corrupt", False)})
     return version_id
 
@@ -131,6 +132,9 @@ async def test_a_content_is_put_together_and_committed_as_verified(
     assert await content_of(world, upload) == wanted.content
     (event,) = world.tree.asked
     assert event.entries[0].object.verified, "every byte was hashed on the way"
+    told = event.entries[0].base
+    assert told is not None
+    assert (told.version_id, told.content_hash) == (base, sha256(BASE))
     key = manifest_key(account.namespace_id, event.entries[0].object.id)
     kept = chunks.decode([piece async for piece in world.store.read(key)])
     assert kept == manifest_of(wanted.content)

@@ -15,7 +15,16 @@ from libs.contracts.events import (
     FolderCreated,
     TreeChanged,
 )
-from libs.contracts.tree import CreateFolder, CreateSymlink, Delete, ItemResult, Kind, Move, SetAttributes
+from libs.contracts.tree import (
+    BaseVersion,
+    CreateFolder,
+    CreateSymlink,
+    Delete,
+    ItemResult,
+    Kind,
+    Move,
+    SetAttributes,
+)
 from services.metadata.domain.model import CondemnObject, Node, RestoreNode, RestoreVersion, Rules
 from tests.support.metadata_space import HASH, OTHER_ROOT, ROOT, Space
 
@@ -457,6 +466,27 @@ def test_a_completion_with_nothing_committed_is_a_rejection(space: Space) -> Non
     assert isinstance(space.events[-1], CommitRejected)
     assert space.seq == 0
     assert not space.objects
+
+
+def test_a_row_tells_what_its_content_was_put_together_from_while_it_shows_that_content(space: Space) -> None:
+    file = space.file("f")
+    base = BaseVersion(node_id=file.id, version_id=file.version_id or "", content_hash=HASH)
+
+    def commit(before: Node, base: BaseVersion | None) -> Node:
+        entry = space.entry(node_id=before.id, base_version_id=before.version_id)
+        return space.must(space.complete(entry.model_copy(update={"base": base}))[0])
+
+    composed = commit(file, base)
+    assert composed.row().base == space.versions[composed.version_id or ""].base == base
+    renamed = space.must(space.one(move(composed, ROOT, "g")))
+    assert renamed.base == base
+    whole = commit(renamed, None)
+    assert whole.row().base is None
+    restored = space.must(space.one(RestoreVersion(file.id, composed.version_id or "", None)))
+    assert restored.base == base
+    bad = space.must(space.one(RestoreVersion(file.id, whole.version_id or "", None)))
+    space.one(CondemnObject(space.versions[bad.version_id or ""].object_id))
+    assert space.nodes[file.id].base == base, "it went back to the one that was put together"
 
 
 # Versions, trash, corruption ------------------------------------------------------------------

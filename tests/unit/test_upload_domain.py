@@ -12,7 +12,7 @@ from libs.contracts.errors import InvalidRequestError, QuotaError
 from libs.contracts.keys import key_of, prefix_of
 from libs.contracts.limits import BASE_PART_BYTES, GIB, MAX_FILE_BYTES, MAX_PARTS, MIB, TIB
 from libs.contracts.parts import part_count
-from libs.contracts.tree import CommitTarget, ItemResult, Kind, NodeRow
+from libs.contracts.tree import BaseVersion, CommitTarget, ItemResult, Kind, NodeRow
 from services.upload.domain import paging
 from services.upload.domain.completion import missing_error, plan, same_request, with_targets
 from services.upload.domain.modes import (
@@ -20,6 +20,8 @@ from services.upload.domain.modes import (
     Offer,
     Sizes,
     StoredCopy,
+    by_bytes,
+    by_delta,
     entry_of,
     mode_of,
     part_size_of,
@@ -27,6 +29,7 @@ from services.upload.domain.modes import (
 )
 from services.upload.domain.outcome import CURABLE, Refill, settled
 from services.upload.domain.session import Device, Entry, Lease, Session
+from services.upload.service import announce
 from services.upload.store.documents import difference, to_document, to_session
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -34,6 +37,7 @@ NAMESPACE, USER, DEVICE = "a" * 24, "b" * 24, "c" * 24
 SIZES = Sizes(single_put=BASE_PART_BYTES, part=BASE_PART_BYTES)
 REFILL = Refill(lambda: "f" * 24, SIZES)
 TARGET = CommitTarget(parent_id=NAMESPACE, name="a")
+BASE = BaseVersion(node_id="4" * 24, version_id="5" * 24, content_hash="6" * 64)
 
 
 def row(name: str = "a") -> NodeRow:
@@ -274,6 +278,31 @@ def test_a_session_survives_the_way_through_its_document() -> None:
     full = committing(entry(0, result=OK), entry(1, mode=UploadMode.STORED))
     full = replace(full, lease=Lease("me", NOW), s3_upload_id="u", missing=(1, 2), code="parts_missing")
     assert to_session(to_document(full)) == full
+
+
+def test_a_session_of_a_delta_survives_it_also_one_of_before_its_base_version_was_noted() -> None:
+    for base in (BASE, None):
+        composed = by_delta(session(entry()), Offer("t/base", 9, 3, "d" * 64, base))
+        document = to_document(composed)
+        assert to_session(document) == composed
+        assert document["entries"][0]["delta"].keys() == {"base_key", "base_size", "key", "size", "sha256"}
+
+
+@pytest.mark.parametrize(("namespace", "told"), [("1" * 24, True), ("2" * 24, False)])
+def test_what_a_content_is_put_together_from_is_told_where_all_members_may_know_it(
+    namespace: str, *, told: bool
+) -> None:
+    offer = Offer(f"t/{namespace}/base-0", 9, 3, "d" * 64, BASE)
+    asked = with_targets(by_delta(replace(session(entry()), namespace_id="1" * 24), offer), {0: TARGET})
+    (uploaded,) = announce.completed(asked).entries
+    assert uploaded.base == (BASE if told else None)
+
+
+def test_of_a_content_that_came_whole_no_base_is_told() -> None:
+    composed = by_delta(session(entry()), Offer(f"t/{NAMESPACE}/base-0", 9, 3, "d" * 64, BASE))
+    asked = with_targets(by_bytes(composed, SIZES), {0: TARGET})
+    (uploaded,) = announce.completed(asked).entries
+    assert uploaded.base is None
 
 
 def test_a_single_session_has_its_key_only_while_it_is_live() -> None:

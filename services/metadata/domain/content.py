@@ -5,7 +5,7 @@ from itertools import takewhile
 from typing import Final
 
 from libs.contracts.events import FileCommitted, FileDeleted, FileUpdated, UploadedObject
-from libs.contracts.tree import CommitTarget, Kind
+from libs.contracts.tree import BaseVersion, CommitTarget, Kind
 from services.metadata.domain.batch import Batch, RefusedError
 from services.metadata.domain.model import CommitFile, CondemnObject, Node, Object, RestoreVersion, Version
 from services.metadata.domain.structure import check_name_free, check_parent, existing, live
@@ -23,7 +23,9 @@ def commit_file(batch: Batch, op: CommitFile) -> Node:
     target = op.entry.target
     base = _new_file(batch, target) if target.node_id is None else _base_of(batch, target)
     stored = _object_for(batch, op.entry.object)
-    draft = _Draft(op.version_id, target.mtime_ns, target.executable, op.upload.id, op.entry.index)
+    draft = _Draft(
+        op.version_id, target.mtime_ns, target.executable, op.entry.base, op.upload.id, op.entry.index
+    )
     return _put_version(batch, base, stored, draft)
 
 
@@ -85,6 +87,7 @@ class _Draft:
     id: str
     mtime_ns: int
     executable: bool
+    base: BaseVersion | None = None
     upload_id: str | None = None
     entry: int | None = None
 
@@ -108,6 +111,7 @@ def _put_version(batch: Batch, node: Node, stored: Object, draft: _Draft) -> Nod
         epoch=batch.start.epoch,
         seq=0,
         created_us=0,
+        base=draft.base,
     )
     row = batch.put(FileCommitted, replace(_showing(node, version), deleted=False, damaged=()))
     batch.add_version(version)
@@ -124,6 +128,7 @@ def _showing(node: Node, version: Version) -> Node:
         mtime_ns=version.mtime_ns,
         executable=version.executable,
         epoch=version.epoch,
+        base=version.base,
     )
 
 
@@ -146,7 +151,7 @@ def restore_version(batch: Batch, op: RestoreVersion) -> Node:
     if stored is None or old.corrupt or not _usable(tree, stored):
         raise RefusedError("object_gone", detail="The bytes of this version are gone")
     batch.touched.add(stored.id)
-    draft = _Draft(batch.new_id(), old.mtime_ns, old.executable)
+    draft = _Draft(batch.new_id(), old.mtime_ns, old.executable, old.base)
     return _put_version(batch, node, stored, draft)
 
 

@@ -7,7 +7,16 @@ from typing import Final
 
 from libs.contracts.events import UploadedEntry
 from libs.contracts.paths import name_key
-from libs.contracts.tree import CreateFolder, CreateSymlink, Delete, Kind, Move, NodeRow, SetAttributes
+from libs.contracts.tree import (
+    BaseVersion,
+    CreateFolder,
+    CreateSymlink,
+    Delete,
+    Kind,
+    Move,
+    NodeRow,
+    SetAttributes,
+)
 
 Slot = tuple[str, str]
 """A place for one live node: (parent id, name key)."""
@@ -49,6 +58,8 @@ class Node:
     device: str | None = None
     damaged: tuple[str, ...] = ()
     """Hashes of the contents that it went back from, because their bytes are not what was claimed."""
+    base: BaseVersion | None = None
+    """Of what the current version's content was put together."""
     purging: bool = False
     """A deleted node whose time is over: it and all below it are being removed, nothing brings it back."""
 
@@ -92,6 +103,7 @@ class Node:
             epoch=self.epoch,
             device=self.device,
             damaged=list(self.damaged),
+            base=self.base,
         )
 
 
@@ -117,6 +129,8 @@ class Version:
     seq: int
     created_us: int
     corrupt: bool = False
+    base: BaseVersion | None = None
+    """Of what its content was put together; None where it came whole."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,13 @@ import dataclasses
 from typing import Any
 
 from libs.contracts.paths import name_key
-from libs.contracts.tree import Kind
+from libs.contracts.tree import BaseVersion, Kind
 from libs.mongo.client import Document
 from services.metadata.domain.model import Node, Object, Version, from_micros
 
-_APART = {"id", "kind", "damaged", "purging"}
+_APART = {"id", "kind", "damaged", "base", "purging"}
 _NODE_FIELDS = tuple(field.name for field in dataclasses.fields(Node) if field.name not in _APART)
-_VERSION_FIELDS = tuple(field.name for field in dataclasses.fields(Version) if field.name != "id")
+_VERSION_FIELDS = tuple(field.name for field in dataclasses.fields(Version) if field.name not in _APART)
 
 
 def node_document(node: Node) -> Document:
@@ -24,6 +24,7 @@ def node_document(node: Node) -> Document:
     document.update({name: getattr(node, name) for name in _NODE_FIELDS})
     if node.damaged:
         document["damaged"] = list(node.damaged)
+    document.update(_base_fields(node.base))
     if node.deleted:
         document["deleted_in"] = node.parent_id
     if node.purging:
@@ -40,6 +41,7 @@ def node_of(document: Document) -> Node:
         id=document["_id"],
         kind=Kind(document["kind"]),
         damaged=tuple(document.get("damaged", ())),
+        base=_base_of(document),
         purging=document.get("purging", False),
         **fields,
     )
@@ -49,12 +51,24 @@ def version_document(version: Version) -> Document:
     """Return the whole document, with the time also as one that people and views can read."""
     document: dict[str, Any] = {"_id": version.id, "created_at": from_micros(version.created_us)}
     document.update({name: getattr(version, name) for name in _VERSION_FIELDS})
+    document.update(_base_fields(version.base))
     return document
 
 
 def version_of(document: Document) -> Version:
     """Return the version of a document."""
-    return Version(id=document["_id"], **{name: document[name] for name in _VERSION_FIELDS})
+    fields = {name: document[name] for name in _VERSION_FIELDS}
+    return Version(id=document["_id"], base=_base_of(document), **fields)
+
+
+def _base_fields(base: BaseVersion | None) -> Document:
+    """Return what is there only of a content that was put together."""
+    return {} if base is None else {"base": base.model_dump()}
+
+
+def _base_of(document: Document) -> BaseVersion | None:
+    base = document.get("base")
+    return None if base is None else BaseVersion.model_validate(base)
 
 
 def object_document(item: Object, now: Any) -> Document:

@@ -7,6 +7,7 @@ from libs.contracts.api import UploadMode
 from libs.contracts.keys import delta_key, key_of
 from libs.contracts.limits import MIB
 from libs.contracts.parts import part_count, part_size_for
+from libs.contracts.tree import BaseVersion
 from services.upload.domain.session import DeltaSource, Entry, Session
 
 MAX_CHOSEN_PART: Final = 64 * MIB
@@ -92,13 +93,19 @@ class Offer:
     base_size: int
     size: int
     sha256: str
+    base: BaseVersion | None = None
 
 
 def by_delta(session: Session, offer: Offer) -> Session:
     """Return the session as one whose content is put together from what is offered."""
     entry = session.entries[0]
     source = DeltaSource(
-        offer.base_key, offer.base_size, delta_key(entry.key, offer.sha256), offer.size, offer.sha256
+        offer.base_key,
+        offer.base_size,
+        delta_key(entry.key, offer.sha256),
+        offer.size,
+        offer.sha256,
+        offer.base,
     )
     changed = replace(entry, mode=UploadMode.DELTA, delta=source, sealed=False, verified=False)
     return replace(

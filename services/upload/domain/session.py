@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from libs.contracts.api import UploadMode, UploadState
-from libs.contracts.tree import CommitTarget, ItemResult
+from libs.contracts.tree import BaseVersion, CommitTarget, ItemResult
 
 LIVE: Final = (UploadState.OPEN, UploadState.COMPLETING, UploadState.COMMITTING)
 """States in which a session counts: against limits, for joining, as owner of what is in S3."""
@@ -24,6 +24,8 @@ class DeltaSource:
     size: int
     sha256: str
     """Of the delta object."""
+    base: BaseVersion | None = None
+    """The version whose object the base is; None in sessions of before it was noted."""
 
 
 @dataclass(frozen=True, slots=True)

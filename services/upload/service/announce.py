@@ -9,6 +9,8 @@ from libs.contracts.events import (
     UploadExpired,
     UploadStarted,
 )
+from libs.contracts.keys import namespace_of
+from libs.contracts.tree import BaseVersion
 from services.upload.domain.session import Entry, Session
 
 
@@ -39,11 +41,11 @@ def completed(session: Session) -> UploadCompleted:
         device_name=session.device.name,
         upload_id=session.id,
         attempt=session.attempt,
-        entries=[entry for asked in session.asked() if (entry := _uploaded(asked)) is not None],
+        entries=[entry for asked in session.asked() if (entry := _uploaded(session, asked)) is not None],
     )
 
 
-def _uploaded(entry: Entry) -> UploadedEntry | None:
+def _uploaded(session: Session, entry: Entry) -> UploadedEntry | None:
     if entry.target is None:
         return None
     stored = UploadedObject(
@@ -54,7 +56,15 @@ def _uploaded(entry: Entry) -> UploadedEntry | None:
         verified=entry.verified,
         existing=entry.mode is UploadMode.STORED,
     )
-    return UploadedEntry(index=entry.index, object=stored, target=entry.target)
+    return UploadedEntry(index=entry.index, object=stored, target=entry.target, base=_base(session, entry))
+
+
+def _base(session: Session, entry: Entry) -> BaseVersion | None:
+    """Return of what a content was put together, where all who will see the row may know that."""
+    source = entry.delta
+    if source is None or namespace_of(source.base_key) != session.namespace_id:
+        return None
+    return source.base
 
 
 def aborted(session: Session) -> UploadAborted:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from libs.contracts.api import DeltaOffer
 from libs.contracts.errors import NotFoundError
+from libs.contracts.tree import BaseVersion
 from services.upload.domain.modes import Offer
 from services.upload.service.deps import Deps
 
@@ -36,4 +37,7 @@ class Bases:
         stored = await self.deps.views.object(version["object_id"])
         if stored is None or stored["state"] != "live" or stored.get("corrupt"):
             return None
-        return Offer(stored["key"], stored["size"], asked.size, asked.sha256)
+        base = BaseVersion(
+            node_id=node["_id"], version_id=version["_id"], content_hash=version["content_hash"]
+        )
+        return Offer(stored["key"], stored["size"], asked.size, asked.sha256, base)

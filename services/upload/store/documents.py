@@ -1,11 +1,11 @@
 """Sessions as documents and back."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
 from libs.contracts.api import UploadMode, UploadState
-from libs.contracts.tree import CommitTarget, ItemResult
+from libs.contracts.tree import BaseVersion, CommitTarget, ItemResult
 from libs.mongo.client import Document
 from services.upload.domain.session import DeltaSource, Device, Entry, Lease, Session
 
@@ -102,7 +102,7 @@ def _entry_document(entry: Entry) -> Document:
         if entry.target is None
         else entry.target.model_dump(mode="json", exclude_defaults=True),
         "result": None if entry.result is None else entry.result.model_dump(mode="json", exclude_none=True),
-        **({} if entry.delta is None else {"delta": asdict(entry.delta)}),
+        **({} if entry.delta is None else _delta_fields(entry.delta)),
     }
 
 
@@ -120,8 +120,20 @@ def _entry(row: dict[str, Any]) -> Entry:
         attempt=row["attempt"],
         target=None if row["target"] is None else CommitTarget.model_validate(row["target"]),
         result=None if row["result"] is None else ItemResult.model_validate(row["result"]),
-        delta=None if row.get("delta") is None else DeltaSource(**row["delta"]),
+        delta=None if row.get("delta") is None else _delta(row),
     )
+
+
+def _delta_fields(source: DeltaSource) -> Document:
+    """Return the source as it is kept; the base version apart from what always was there."""
+    fields = asdict(replace(source, base=None))
+    del fields["base"]
+    return {"delta": fields, **({} if source.base is None else {"base": source.base.model_dump()})}
+
+
+def _delta(row: dict[str, Any]) -> DeltaSource:
+    base = row.get("base")
+    return DeltaSource(**row["delta"], base=None if base is None else BaseVersion.model_validate(base))
 
 
 def _lease_document(lease: Lease | None) -> dict[str, str | datetime] | None:
