@@ -213,11 +213,15 @@ def get(
     limit_down: LimitDown = None,
     as_json: Json = False,
 ) -> int:
-    """Fetch a file. It appears under its name only when it is whole and verified."""
-    from agent.commands import content, context
+    """Fetch a file. It appears under its name only when it is whole and verified.
+
+    Killed or interrupted, the same command goes on with what has arrived.
+    """
+    from agent.commands import context
+    from agent.commands import get as fetching
 
     return context.run(
-        lambda run: content.get(run, remote, local, version), as_json=as_json, limits=(limit_up, limit_down)
+        lambda run: fetching.get(run, remote, local, version), as_json=as_json, limits=(limit_up, limit_down)
     )
 
 

@@ -26,6 +26,7 @@ AGENT_CODES: Final[dict[str, str]] = {
     "corrupt_upload": "The bytes arrived damaged at the store several times",
     "refused_by_store": "The store refused the transfer",
     "interrupted": "Interrupted",
+    "in_use": "Another command is writing the same file",
     "already_running": "Another sync or agent of this device is running",
     "home_unusable": "The agent's own folder (LOCKSTEP_HOME) cannot be used",
     "state_unwritable": "The agent's memory cannot be written",

@@ -13,6 +13,9 @@ from pathspec import GitIgnoreSpec, RegexPattern
 IGNORE_FILE: Final = ".lockstepignore"
 """At the root of the synced folder; itself synced like any other file."""
 
+GET_PREFIX: Final = ".lockstep-get-"
+"""How the names of files begin that `lockstep get` has not fetched whole yet."""
+
 BUILT_IN: Final[tuple[tuple[str, str], ...]] = (
     (".~lock.*#", "lock file of LibreOffice"),
     ("~$*", "lock file of Microsoft Office"),
@@ -26,6 +29,7 @@ BUILT_IN: Final[tuple[tuple[str, str], ...]] = (
     (".*.kate-swp", "swap file of Kate"),
     ("*___jb_tmp___", "temporary file of a JetBrains program"),
     ("*___jb_old___", "temporary file of a JetBrains program"),
+    (f"{GET_PREFIX}*", "unfinished file of lockstep get"),
     (".goutputstream-*", "temporary file of a GNOME program"),
     ("*.sb-????????-??????", "temporary file of a macOS program"),
     (".nfs????????????????????????", "removed file that NFS still holds open"),

@@ -1,112 +1,28 @@
-"""get, put, uploads: single files, without a synced folder."""
+"""put, uploads: single files, without a synced folder."""
 
 import asyncio
 import hashlib
 import os
-import shutil
 import stat
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
 
 from agent.commands import places
 from agent.commands.context import Context
+from agent.commands.showing import shown
 from agent.errors import LocalError
-from agent.files import replacing
-from agent.progress import Progress, ProgressBar, progress_of, short_name
+from agent.progress import Progress, ProgressBar
 from agent.rates import Meter, age_text, seconds_left
 from agent.remote import Api
 from agent.status import percent, stamp
-from agent.transfer import Direction, LargeSource, Transfer
-from libs.contracts.api import Download, Upload, UploadState
+from agent.transfer import LargeSource, Transfer
+from libs.contracts.api import Upload, UploadState
 from libs.contracts.errors import ConflictError, InvalidRequestError, NotFoundError
 from libs.contracts.limits import MIB
-from libs.contracts.paths import check_name
 from libs.contracts.tree import CommitTarget, Kind, NodeRow
-
-_STANDARD_OUTPUT = "-"
-
-
-async def get(context: Context, remote: str, local: str, version_id: str | None) -> None:
-    """Fetch a file, verified, to a path (replaced as a whole), into a folder, or to `-`."""
-    if local == _STANDARD_OUTPUT and context.as_json:
-        raise LocalError("--json and - both want standard output", code="usage")
-    async with context.transfer() as (api, transfer):
-        row = await places.find(api, remote)
-        if row.kind is not Kind.FILE:
-            raise ConflictError(f"{places.tidy(remote)} is not a file", code="not_a_file")
-        item = await api.download(row.id, version_id)
-        target = await _fetch(transfer, item, row, local)
-    if target is not None:
-        public = item.model_dump(mode="json", include={"version_id", "size", "content_hash"})
-        context.say({"id": row.id, "path": places.tidy(remote), "local": str(target), **public}, None)
-
-
-async def _fetch(transfer: Transfer, item: Download, row: NodeRow, local: str) -> Path | None:
-    if local == _STANDARD_OUTPUT:
-        await _fetch_to_stdout(transfer, item, row.name)
-        return None
-    target = _target_path(local, row.name)
-    with _writing(target), replacing(target) as file:
-        await _fetch_shown(transfer, item, file, row.name)
-        _dress(file.fileno(), row, current=item.version_id == row.version_id)
-    return target
-
-
-def _target_path(local: str, name: str) -> Path:
-    """Return where a remote file called `name` goes: into `local` when that is a folder."""
-    path = Path(local)
-    return path / check_name(name) if path.is_dir() or local.endswith("/") else path
-
-
-async def _fetch_to_stdout(transfer: Transfer, item: Download, name: str) -> None:
-    """Only whole and verified bytes are written out."""
-    with tempfile.TemporaryFile() as file:
-        await _fetch_shown(transfer, item, file, name)
-        file.seek(0)
-        await asyncio.to_thread(shutil.copyfileobj, file, sys.stdout.buffer, MIB)
-        sys.stdout.buffer.flush()
-
-
-async def _fetch_shown(transfer: Transfer, item: Download, file: BinaryIO, name: str) -> None:
-    with ProgressBar() as bar, _shown(transfer, bar, name, "downloading", item.size):
-        await transfer.download(item, file.fileno())
-
-
-@contextmanager
-def _shown(transfer: Transfer, bar: ProgressBar, path: str, code: Direction, size: int) -> Iterator[None]:
-    """Draw what moves in the body for one file: the line for all is the file's."""
-    tally = transfer.tally
-
-    def draw(_count: int) -> None:
-        bar(replace(progress_of(tally, short_name(path), size), transfers=()))
-
-    tally.on_change = draw
-    with tally.moving(path, code, size):
-        yield
-
-
-def _dress(fd: int, row: NodeRow, *, current: bool) -> None:
-    """Give the file the mode and, for the current version, the time of the remote one."""
-    umask = os.umask(0)
-    os.umask(umask)
-    os.fchmod(fd, (0o777 if row.executable else 0o666) & ~umask)
-    if current and row.mtime_ns is not None:
-        os.utime(fd, ns=(row.mtime_ns, row.mtime_ns))
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise LocalError(f"{target} cannot be written: {error.strerror}", code="unwritable") from error
-
 
 # put ------------------------------------------------------------------------------------------
 
@@ -142,7 +58,7 @@ async def put(context: Context, local: str, remote: str) -> None:
 
 async def _send(transfer: Transfer, bar: ProgressBar, file: _LocalFile, slot: places.Slot) -> NodeRow:
     source = _source(file, slot.path)
-    with _shown(transfer, bar, slot.path, "uploading", file.size):
+    with shown(transfer, bar, slot.path, "uploading", file.size):
         return await transfer.commit_large(source, _target(file, slot))
 
 
@@ -251,7 +167,7 @@ async def _resume(
     slot = await _free_slot(api, session.path)
     if slot is not None:
         return places.row_json(slot.path, await _send(transfer, bar, file, slot))
-    with _shown(transfer, bar, session.path, "uploading", file.size):
+    with shown(transfer, bar, session.path, "uploading", file.size):
         await transfer.upload_large(_source(file, session.path))
     return None
 

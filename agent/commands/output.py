@@ -23,6 +23,12 @@ def print_error(code: str, detail: str, *, as_json: bool) -> None:
     print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)  # noqa: T201
 
 
+def print_note(text: str) -> None:
+    """Print a remark for people to standard error."""
+    line = f"lockstep: {text}".encode("utf-8", "backslashreplace").decode()
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - a command prints
+
+
 def print_table(items: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> None:
     """Print a table on a terminal, else lines with tabs that other programs can cut."""
     names = list(columns)
