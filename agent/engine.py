@@ -36,7 +36,7 @@ from agent.stamp import Stamp
 from agent.state import PAUSED, State, StateDamagedError, StateUnwritableError
 from agent.transfer import Transfer
 from libs.contracts.api import PushChanges, PushHeads, PushRevoked
-from libs.contracts.errors import UnauthenticatedError, UnavailableError
+from libs.contracts.errors import RateLimitedError, UnauthenticatedError, UnavailableError
 from libs.runtime.backoff import Backoff
 from libs.runtime.logs import get_logger
 
@@ -299,11 +299,24 @@ class Engine:
         if self._feed_due:
             self._feed_due = False
             try:
-                await self.feed.pull()
+                await self._pull()
             except BaseException:
                 self._feed_due = True
                 raise
         await self._scan()
+
+    async def _pull(self) -> None:
+        """Read the feed to its end. A pause ends the wait for a server that is asked too often."""
+        whole = False
+
+        async def pull() -> None:
+            nonlocal whole
+            await self.feed.pull()
+            whole = True
+
+        while not whole:
+            self._check_wanted()
+            await self.executor.unless_paused(pull)
 
     async def _scan(self) -> None:
         self._check_root()
@@ -450,7 +463,7 @@ class Engine:
         except PausedError:
             self._tell("paused")
             return False
-        except UnavailableError as error:
+        except (UnavailableError, RateLimitedError) as error:
             log.info("offline", detail=error.detail)
             self._tell("offline")
         except Exception:

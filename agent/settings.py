@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     """How long a server that has not answered yet in this process is tried."""
     retry_seconds: float = 30.0
     """How long a call is repeated while the server is away or busy."""
+    rate_limit_seconds: float = Field(default=900.0, ge=0)
+    """How long a call waits in all for a server that says (429) that it is asked too often."""
     commit_wait_seconds: float = 900.0
     """How long a commit that was accepted (202) is waited for."""
     verification_wait_seconds: float = 600.0

@@ -127,20 +127,20 @@ class Executor:
         steps: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             partial(local.remember, work, _of(actions, Bind, Forget, SettlePlace)),
             partial(local.move, work, _of(actions, KeepCopy, MoveLocal, RotateLocal)),
-            partial(self._unless_paused, partial(tree.apply, changes)),
+            partial(self.unless_paused, partial(tree.apply, changes)),
             partial(local.make_folders, work, _of(actions, MakeFolder)),
             partial(local.set_attributes, work, _of(actions, SetLocal)),
-            partial(self._unless_paused, partial(self._upload, tree, _of(actions, Upload))),
-            partial(self._unless_paused, partial(self._download, _of(actions, Download))),
+            partial(self.unless_paused, partial(self._upload, tree, _of(actions, Upload))),
+            partial(self.unless_paused, partial(self._download, _of(actions, Download))),
             partial(local.remove, work, _of(actions, RemoveLocal)),
-            partial(self._unless_paused, partial(tree.delete, _of(actions, DeleteRemote), seen_seq=feed_seq)),
+            partial(self.unless_paused, partial(tree.delete, _of(actions, DeleteRemote), seen_seq=feed_seq)),
         )
         for step in steps:
             if not self._cut:
                 await step()
 
-    async def _unless_paused(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Carry out what waits for the network; a pause ends it wherever it is."""
+    async def unless_paused(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Carry out what waits for the network; a pause ends it wherever it is, and `paused` says so."""
         self._limit = limit = asyncio.timeout(None)
         try:
             async with limit:

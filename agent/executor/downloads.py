@@ -118,7 +118,12 @@ class Downloads:
         if not wanted:
             return found
         items = [DownloadItem(node_id=a.node.id, version_id=a.node.version_id) for a in wanted]
-        reply = await self._work.api.download_batch(items)
+        try:
+            reply = await self._work.api.download_batch(items)
+        except RateLimitedError as error:  # waited out in vain: the rest of the round goes on
+            for action in wanted:
+                self._work.problem(action.path, error.code, error.detail)
+            return found
         for result in reply.items:
             action = wanted[result.index]
             if result.download is not None:
@@ -126,8 +131,8 @@ class Downloads:
             elif result.code == "unavailable":
                 raise UnavailableError(result.detail or "")
             else:
-                error = LockstepError(result.detail or "", code=result.code or "internal")
-                self._work.refused(action.path, error)
+                refusal = LockstepError(result.detail or "", code=result.code or "internal")
+                self._work.refused(action.path, refusal)
         return found
 
     @asynccontextmanager

@@ -21,7 +21,7 @@ from agent.disk import DiskError
 from agent.executor.work import Work, agreed, chunks, row_of, within_64_bits
 from agent.model import Kind, LocalEntry, RemoteNode
 from agent.parking import parked_name
-from libs.contracts.errors import InvalidRequestError
+from libs.contracts.errors import InvalidRequestError, LockstepError, RateLimitedError
 from libs.contracts.ids import new_id
 from libs.contracts.limits import MAX_BATCH
 from libs.contracts.tree import (
@@ -78,6 +78,10 @@ class TreeChanges:
         except InvalidRequestError as error:
             await self._find_refused(steps, error)
             return
+        except RateLimitedError as error:  # waited out in vain: the rest of the round goes on
+            for step in steps:
+                self._set_aside(step, error)
+            return
         with self._work.state.transaction():
             for step, result in zip(steps, results, strict=True):
                 if result.ok:
@@ -93,11 +97,14 @@ class TreeChanges:
     async def _find_refused(self, steps: Sequence[_Step], error: InvalidRequestError) -> None:
         """One operation that the server cannot read must not hold up the others of its batch."""
         if len(steps) == 1:
-            self._forget_made(steps[0])
-            self._work.problem(steps[0].path, error.code, error.detail)
+            self._set_aside(steps[0], error)
             return
         for step in steps:
             await self._send([step])
+
+    def _set_aside(self, step: _Step, error: LockstepError) -> None:
+        self._forget_made(step)
+        self._work.problem(step.path, error.code, error.detail)
 
     def _forget_made(self, step: _Step) -> None:
         if isinstance(step.op, CreateFolderOp):

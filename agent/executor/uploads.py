@@ -158,7 +158,7 @@ class Uploads:
             raise
         try:
             whole = bool(items) and await self._commit_batch(actions, upload.upload_id, items)
-        except (ConflictError, NotFoundError) as error:  # the session has ended: no other batch's concern
+        except (ConflictError, NotFoundError, RateLimitedError) as error:  # no other batch's concern
             whole = False
             for item in items:
                 self._work.problem(actions[item.index].entry.path, error.code, error.detail)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from agent.credentials import CredentialStore, DeviceCredentials
 from agent.errors import LocalError
+from agent.remote.limited import RateLimit
 from agent.remote.problems import LostAnswerError, NotSentError, connection_error, error_of
 from agent.settings import Settings
 from libs.contracts.api import Tokens
@@ -20,8 +21,11 @@ from libs.contracts.endpoints import BY_NAME, Endpoint
 from libs.contracts.errors import LockstepError, RateLimitedError, UnauthenticatedError, UnavailableError
 from libs.contracts.ids import new_id
 from libs.runtime.backoff import Backoff
+from libs.runtime.logs import get_logger
 
 __all__ = ["Call", "LostAnswerError", "NotSentError", "Transport"]
+
+log = get_logger("remote")
 
 _NOT_REPEATABLE: Final = frozenset(
     {"register", "login", "logout", "change_password", "delete_account", "restore_version", "restore_trash"}
@@ -77,6 +81,7 @@ class Transport:
         self._credentials = None if store is None else store.require()
         self._refreshing = asyncio.Lock()
         self._answered = False
+        self._rate_limit = RateLimit(settings.rate_limit_seconds)
         self.api_bytes = 0
         """Bytes of request and answer bodies so far."""
 
@@ -90,21 +95,31 @@ class Transport:
     async def send(self, call: Call) -> Answer:
         """Return a 2xx answer, repeating while that is safe, can help, and time is left.
 
-        Raises the error that the server's problem document names, `UnavailableError` when there
-        is no answer, `LocalError` "tls_invalid".
+        A server that says that it is asked too often is given the time that it wants. Raises the error
+        that the server's problem document names, `UnavailableError` when there is no answer,
+        `LocalError` "tls_invalid".
         """
         request_id = new_id()
         backoff, attempt, start = Backoff(0.2, 5.0), 0, time.monotonic()
         while True:
             try:
-                return await self._authorized(call, request_id)
+                answer = await self._authorized(call, request_id)
             except (UnavailableError, RateLimitedError) as error:
                 delay = max(backoff.delay(attempt), float(error.extra.get("retry_after", 0.0)))
-                elapsed = time.monotonic() - start
-                if not _repeatable(call, error) or elapsed + delay > self._patience(error):
+                if not _repeatable(call, error) or not self._waits(call, error, start, delay):
                     raise
+            else:
+                self._rate_limit.lifted()
+                return answer
             attempt += 1
             await asyncio.sleep(delay)
+
+    def _waits(self, call: Call, error: LockstepError, start: float, delay: float) -> bool:
+        """Whether there is time to wait; whoever signs in or refreshes keeps others waiting: not for long."""
+        if isinstance(error, RateLimitedError) and call.endpoint.auth:
+            log.info("the server is asked too often", call=call.name, seconds=round(delay, 1))
+            return self._rate_limit.lets_wait(start, delay)
+        return time.monotonic() - start + delay <= self._patience(error)
 
     def _patience(self, error: LockstepError) -> float:
         """Return how long to repeat, in seconds; a server that was never reached gets little."""

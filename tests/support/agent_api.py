@@ -24,6 +24,7 @@ def quick_settings(home: Path, **changes: Any) -> Settings:
         "request_timeout": 2.0,
         "first_contact_seconds": 0.3,
         "retry_seconds": 3.0,
+        "rate_limit_seconds": 5.0,
         "stall_seconds": 0.5,
         "transfer_retry_seconds": 3.0,
         "heartbeat_seconds": 0.2,

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from agent.actions import Download, Plan, Upload
+from agent.actions import CreateFolder, Download, Plan, Upload
 from agent.disk import Disk
 from agent.errors import LocalError
 from agent.executor import Executor, Work
@@ -148,13 +148,59 @@ async def test_a_large_file_that_is_refused_is_set_aside_and_holds_up_nothing(er
     assert work.problems == {"a": error.code}
 
 
-async def test_a_batch_whose_session_has_ended_is_set_aside_and_holds_up_nothing() -> None:
-    work = Stub(ConflictError(code="upload_not_open"))
+@pytest.mark.parametrize(
+    "error", [ConflictError(code="upload_not_open"), RateLimitedError()], ids=lambda error: error.code
+)
+async def test_a_batch_that_cannot_be_committed_is_set_aside_and_holds_up_nothing(
+    error: LockstepError,
+) -> None:
+    """Its session has ended, or the server let nobody in for longer than anybody waits."""
+    work = Stub(error)
 
     await work.uploads().send_small([upload("a", 10), upload("b", 10)])
 
-    assert work.problems == {"a": "upload_not_open", "b": "upload_not_open"}
+    assert work.problems == {"a": error.code, "b": error.code}
     assert work.aborted == ["batch"]
+
+
+async def test_downloads_whose_urls_are_refused_to_the_end_hold_up_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An empty file needs no URL: it is made all the same."""
+
+    async def not_nearby(_self: Downloads, actions: list[Download]) -> list[Download]:
+        return actions
+
+    async def fetch_one(_self: Downloads, action: Download, _source: object) -> None:
+        fetched.append(action.path)
+
+    fetched: list[str] = []
+    work = Stub(RateLimitedError())
+    work.api.download_batch = work._refuse
+    monkeypatch.setattr(Downloads, "_not_nearby", not_nearby)
+    monkeypatch.setattr(Downloads, "_fetch_one", fetch_one)
+    monkeypatch.setattr(Downloads, "_record", lambda _: None)
+    nodes = [
+        RemoteNode("1" * 24, "r", path, Kind.FILE, 1, content_hash=content_hash)
+        for path, content_hash in (("a", "1" * 64), ("empty", EMPTY_SHA256), ("b", "2" * 64))
+    ]
+
+    await Downloads(cast("Work", work)).fetch([Download(node, node.name, None) for node in nodes])
+
+    assert work.problems == {"a": "rate_limited", "b": "rate_limited"}
+    assert fetched == ["empty"]
+
+
+async def test_changes_of_the_tree_that_are_refused_to_the_end_hold_up_nothing() -> None:
+    work = Stub(RateLimitedError())
+    work.api.tree_batch = work._refuse
+    stat = FileStat(1, 1, 0, 1, 1, 0o700)
+    tree = TreeChanges(cast("Work", work))
+
+    await tree.apply([CreateFolder(LocalEntry("a", LocalKind.FOLDER, stat), "f" * 24, "a")])
+
+    assert work.problems == {"a": "rate_limited"}
+    assert tree.parent_id("+a") is None, "nothing is put into a folder that was not made"
 
 
 async def test_a_download_that_another_one_cuts_short_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from aiohttp import web
 from agent.credentials import CredentialStore
 from agent.errors import LocalError
 from agent.remote import Api, open_api
-from libs.contracts.api import CompleteItem
+from agent.remote.limited import RateLimit
+from libs.contracts.api import CompleteItem, UploadBatchItem
 from libs.contracts.cursor import Cursor
 from libs.contracts.errors import (
     ConflictError,
@@ -37,6 +38,7 @@ from tests.support.agent_api import (
 )
 from tests.support.scripted import ScriptedServer, problem, resets, says, scripted, stalls
 from tests.support.self_signed import self_signed
+from tests.support.waiting import eventually
 
 USAGE = {"used_bytes": 1, "reserved_bytes": 2, "quota_bytes": None, "files": 3}
 TARGET = CommitTarget(parent_id=NAMESPACE, name="a.txt")
@@ -205,6 +207,68 @@ async def test_a_server_that_was_never_reached_is_given_up_soon(tmp_path: Path) 
     async with linked_api(gone, tmp_path, retry_seconds=3600) as api:
         with pytest.raises(UnavailableError):
             await api.usage()
+
+
+async def test_a_server_that_is_asked_too_often_is_given_longer_than_one_that_is_away(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    busy = problem("rate_limited", headers={"Retry-After": "0.3"})
+    server.on("GET", "/v1/usage", busy, busy, busy, says(USAGE))
+    async with linked_api(server, tmp_path, retry_seconds=0.0, rate_limit_seconds=3600) as api:
+        assert (await api.usage()).files == 3
+    assert len(server.calls("/v1/usage")) == 4
+
+
+async def test_too_many_sessions_do_not_become_fewer_by_waiting(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    server.on("POST", "/v1/uploads/batch", problem("too_many_sessions", headers={"Retry-After": "0.1"}))
+    async with linked_api(server, tmp_path, rate_limit_seconds=3600) as api:
+        with pytest.raises(RateLimitedError):
+            await api.create_upload_batch([UploadBatchItem(content_hash="1" * 64, size=1, path="a")])
+    assert len(server.seen) == 1
+
+
+async def test_the_wait_for_a_server_that_is_asked_too_often_can_be_interrupted(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    server.on("GET", "/v1/usage", problem("rate_limited", headers={"Retry-After": "600"}))
+
+    async def called() -> bool:
+        return len(server.seen) == 1
+
+    async with linked_api(server, tmp_path, rate_limit_seconds=3600) as api, asyncio.timeout(30):
+        call = asyncio.create_task(api.usage())
+        await eventually(called, 20)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert len(server.seen) == 1
+
+
+async def test_a_refresh_that_is_refused_for_long_keeps_no_call_waiting(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    """The token that is there is good for a few seconds more."""
+    server.on("POST", "/v1/auth/refresh", problem("rate_limited", headers={"Retry-After": "600"}))
+    server.on("GET", "/v1/usage", says(USAGE))
+    settings = quick_settings(tmp_path, rate_limit_seconds=3600)
+    link(settings, server.url, expires_at=time.time() + 5)
+    async with open_api(settings) as api, asyncio.timeout(30):
+        assert (await api.usage()).files == 3
+
+
+def test_once_a_call_was_refused_to_the_end_the_others_do_not_wait_it_out_too() -> None:
+    now = 1000.0
+    limit = RateLimit(60.0, lambda: now)
+    assert limit.lets_wait(1000.0, 59.0)
+    assert not limit.lets_wait(1000.0, 61.0)
+    assert not limit.lets_wait(1000.0, 1.0)
+    limit.lifted()
+    assert limit.lets_wait(1000.0, 1.0)
+    assert not limit.lets_wait(930.0, 1.0), "its time is up"
+    now = 1061.0
+    assert limit.lets_wait(1061.0, 1.0), "that was another time"
 
 
 async def test_a_pause_longer_than_the_time_left_is_not_waited_out(server: ScriptedServer, api: Api) -> None:
