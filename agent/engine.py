@@ -19,8 +19,8 @@ from agent.guard import (
     Halt,
     deletions_by_node,
     deletions_of,
-    disk_full_halt,
     emptied_halt,
+    fitting,
     mass_deletion_halt,
     root_halt,
 )
@@ -234,7 +234,7 @@ class Engine:
         while True:
             await self._observe()
             self._forget_absent_in_doubt()
-            found = self._planning.plan(self.suspended())
+            found = self._with_room(self._planning.plan(self.suspended()))
             self.troubles, self.planned = found.troubles, found.actions
             if not found.actions:
                 self._drop_settled()
@@ -365,30 +365,31 @@ class Engine:
             recent=self._recent.besides(found.actions),
             files=synced_files(self._state),
             allowed=self._allow_mass_delete,
-        ) or self._disk_full(found.actions)
+        )
         if halt is not None:
             raise HaltedError(halt)
         if not self._allow_mass_delete:
             self._recent.note(found.actions)
 
-    def _disk_full(self, actions: Iterable[Action]) -> Halt | None:
-        downloads = [action for action in actions if isinstance(action, Download)]
-        halt = self._without_room(downloads)
-        if halt is not None and drop_unwanted(self._parts.disk, Expected.by(self._parts.state)):
-            halt = self._without_room(downloads)
-        return halt
+    def _with_room(self, found: Plan) -> Plan:
+        """Leave out what does not fit on the disk; each plan asks anew, so it comes once there is room."""
+        fits = self._fitting(found)
+        if fits is not found and drop_unwanted(self._parts.disk, Expected.by(self._parts.state)):
+            fits = self._fitting(found)
+        return fits
 
-    def _without_room(self, downloads: list[Download]) -> Halt | None:
-        if not downloads:
-            return None
+    def _fitting(self, found: Plan) -> Plan:
+        if not any(isinstance(action, Download) for action in found.actions):
+            return found
         with self._about_root():
             held = {temp.name: temp.held for temp in self._parts.disk.leftover_temps()}
             free_bytes = self._parts.disk.free_bytes()
-        return disk_full_halt(
-            downloads,
-            free_bytes=free_bytes,
-            arrived=lambda a: held.get(f"{a.node.id}.{a.node.version_id}", 0),
-        )
+
+        def arrived(action: Download) -> int:
+            return held.get(f"{action.node.id}.{action.node.version_id}", 0)
+
+        under_way = sum(max(0, a.node.size - arrived(a)) for a in self.executor.fetching)
+        return fitting(found, free_bytes=free_bytes - under_way, arrived=arrived)
 
     def _announce(self, actions: tuple[Action, ...]) -> None:
         uploads = [a for a in actions if isinstance(a, Upload)]

@@ -1,11 +1,11 @@
-"""The guards between plan and execution: named, pure predicates that halt with a reason."""
+"""The guards between plan and execution: named, pure predicates that halt, or leave out, with a reason."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from agent.actions import Action, DeleteRemote, Download, RemoveLocal
-from agent.model import Kind
+from agent.actions import Action, DeleteRemote, Download, Plan, RemoveLocal
+from agent.model import Kind, Trouble
 
 MASS_DELETE_FILES: Final = 100
 MASS_DELETE_SHARE: Final = 0.5
@@ -98,14 +98,25 @@ def mass_deletion_halt(planned: Deletions, *, recent: Deletions, files: int, all
     return None
 
 
-def disk_full_halt(
-    actions: Iterable[Action], *, free_bytes: int, arrived: Callable[[Download], int]
-) -> Halt | None:
-    """Halt when what is to be fetched next does not fit on the disk, with a reserve.
+def fitting(found: Plan, *, free_bytes: int, arrived: Callable[[Download], int]) -> Plan:
+    """Return a plan without the downloads that do not fit on the disk, each with its reason.
 
-    `arrived` tells the bytes of a download that are on the disk already.
+    What lacks least comes first, so that as many as possible fit; a reserve stays free. `arrived` tells
+    the bytes of a download that are on the disk already.
     """
-    missing = max((a.node.size - arrived(a) for a in actions if isinstance(a, Download)), default=0)
-    if missing > 0 and free_bytes < missing + DISK_RESERVE_BYTES:
-        return Halt("disk_full", f"{free_bytes} bytes are free and {missing} are to be fetched")
-    return None
+    downloads = [action for action in found.actions if isinstance(action, Download)]
+    left, troubles = free_bytes - DISK_RESERVE_BYTES, dict[str, Trouble]()
+    for missing, action in sorted(((a.node.size - arrived(a), a) for a in downloads), key=_by_size):
+        if 0 < missing > left:
+            detail = f"{missing} bytes are to be fetched, and {max(0, free_bytes)} are free on the disk"
+            troubles[action.path] = Trouble("disk_full", detail)
+        else:
+            left -= max(0, missing)
+    if not troubles:
+        return found
+    kept = (a for a in found.actions if not (isinstance(a, Download) and a.path in troubles))
+    return Plan(tuple(kept), {**found.troubles, **troubles})
+
+
+def _by_size(item: tuple[int, Download]) -> int:
+    return item[0]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from agent.actions import Action, Download
+from agent.actions import Action, Download, Plan
 from agent.board import printable
 from agent.disk import Disk, DiskError
 from agent.disk.temps import TMP
@@ -21,8 +21,8 @@ from agent.guard import (
     Deletions,
     Halt,
     deletions_of,
-    disk_full_halt,
     emptied_halt,
+    fitting,
     mass_deletion_halt,
     root_halt,
 )
@@ -157,12 +157,14 @@ class _Look:
 
     def _rehearse(self) -> Preview:
         paths = node_paths(self._state, self._root_id)
-        guards = _Guards(self._state, self._disk, self._folder)
+        guards, room = _Guards(self._state), _Room(self._disk, self._folder)
         steps: list[Step] = []
         halts: list[Halt] = []
         last: Round | None = None
-        for last in Rehearsal(self._state, lambda: self._planning.plan(waiting(self._state))).rounds():
+        plan = lambda: room.fitting(self._planning.plan(waiting(self._state)))  # noqa: E731 - read in one line
+        for last in Rehearsal(self._state, plan).rounds():
             halts += guards.ask(last.plan.actions)
+            room.take(last.done)
             steps += steps_of(last.done, Paths(paths))
         whole = last is None or not last.plan.actions
         troubles = {} if last is None else last.plan.troubles
@@ -185,25 +187,38 @@ class _Look:
 class _Guards:
     """Asks the guards of each plan what the engine would ask; what was deleted so far counts."""
 
-    def __init__(self, state: State, disk: Disk, folder: Path) -> None:
+    def __init__(self, state: State) -> None:
         self._state = state
-        self._free = _free_bytes(folder)
-        self._arrived = _arrived(disk, folder)
         self._deleted = Deletions()
-        self._files = synced_files(state)
 
     def ask(self, actions: tuple[Action, ...]) -> list[Halt]:
         """Return why the engine would not carry out a plan."""
         planned = deletions_of(actions)
-        downloads = [action for action in actions if isinstance(action, Download)]
-        halts = (
-            mass_deletion_halt(planned, recent=self._deleted, files=synced_files(self._state), allowed=False),
-            None
-            if self._free is None
-            else disk_full_halt(downloads, free_bytes=self._free, arrived=self._bytes_here),
+        halt = mass_deletion_halt(
+            planned, recent=self._deleted, files=synced_files(self._state), allowed=False
         )
         self._deleted += planned
-        return [halt for halt in halts if halt is not None]
+        return [] if halt is None else [halt]
+
+
+class _Room:
+    """The room on the disk, less what would have been fetched so far."""
+
+    def __init__(self, disk: Disk, folder: Path) -> None:
+        self._free = _free_bytes(folder)
+        self._arrived = _arrived(disk, folder)
+
+    def fitting(self, found: Plan) -> Plan:
+        """Return what of a plan fits; all, where nobody can say."""
+        if self._free is None:
+            return found
+        return fitting(found, free_bytes=self._free, arrived=self._bytes_here)
+
+    def take(self, done: tuple[Action, ...]) -> None:
+        """Count what a plan fetches."""
+        if self._free is not None:
+            fetched = (action for action in done if isinstance(action, Download))
+            self._free -= sum(max(0, action.node.size - self._bytes_here(action)) for action in fetched)
 
     def _bytes_here(self, action: Download) -> int:
         return self._arrived.get(f"{action.node.id}.{action.node.version_id}", 0)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from agent.board import phase_now, printable
 from agent.credentials import DeviceCredentials
@@ -98,7 +99,7 @@ class _Search:
             steps=steps,
             below=below + self._problems_below(troubles),
             problem=problem,
-            trouble=troubles.get(self.path) or self._trouble_above(),
+            trouble=troubles.get(self.path) or self._trouble_above() or self._no_room(said, steps),
             match=match,
             transferring=running and printable(self.path) in said.get("in_flight", ()),
             running=running,
@@ -215,6 +216,13 @@ class _Search:
 
     def _problems_below(self, troubles: Iterable[str]) -> int:
         return sum(self._is_below(path) for path in {*troubles, *self.state.problems})
+
+    def _no_room(self, said: dict[str, Any], steps: tuple[Step, ...]) -> Trouble | None:
+        """Return what the agent said of a download that does not fit on the disk: only it has looked."""
+        for path, code, detail in said.get("troubles", ()) if steps else ():
+            if code == "disk_full" and path == printable(self.path):
+                return Trouble(code, detail)
+        return None
 
     def _trouble_above(self) -> Trouble | None:
         """Return what keeps a folder above from being looked into."""

@@ -69,6 +69,7 @@ class Executor:
         self._tasks = tasks
         self._wake = wake
         self._running: dict[str, Running] = {}
+        self._fetching: dict[str, Download] = {}
         self._errors: list[LockstepError] = []
         self._changed = asyncio.Event()
         """Set when one begins to wait: another may start."""
@@ -81,6 +82,11 @@ class Executor:
     def in_flight(self) -> frozenset[str]:
         """Paths of large transfers under way."""
         return frozenset(self._running)
+
+    @property
+    def fetching(self) -> tuple[Download, ...]:
+        """The downloads among them."""
+        return tuple(self._fetching.values())
 
     async def wait(self) -> None:
         """Return when a large transfer has ended, or another may start (at once when none runs).
@@ -170,7 +176,8 @@ class Executor:
             if is_large_download(action):
                 moving = self._moving(action.path, "downloading", action.node.size)
                 job = partial(Downloads(self._work).fetch, [action])
-                self._beside(action.path, action.node.id, moving, job, large=True)
+                if self._beside(action.path, action.node.id, moving, job, large=True):
+                    self._fetching[action.path] = action
 
     def _moving(self, path: str, code: Direction, size: int) -> AbstractContextManager[None]:
         return self._work.transfer.tally.moving(path, code, size)
@@ -183,17 +190,18 @@ class Executor:
         job: Callable[[], Coroutine[Any, Any, None]],
         *,
         large: bool,
-    ) -> None:
+    ) -> bool:
         """Start a transfer beside the loop unless enough run; the next plan proposes the rest again.
 
-        A node that was renamed while it is fetched is not fetched twice at once.
+        A node that was renamed while it is fetched is not fetched twice at once. Returns whether it starts.
         """
         busy = path in self._running or any(running.key == key for running in self._running.values())
         if busy or len(self._running) >= _MOST or self._moving_now(large=large) >= _LARGE:
-            return
+            return False
         self._work.transfer.tally.on_wait = self._waits
         task = self._tasks.create_task(self._run_beside(path, moving, job), name=f"transfer {path}")
         self._running[path] = Running(path, key, large, task)
+        return True
 
     def _moving_now(self, *, large: bool) -> int:
         waiting = {moving.path for moving in self._work.transfer.tally.under_way if moving.waiting}
@@ -219,6 +227,7 @@ class Executor:
             self._work.problem(path, "internal", f"{type(error).__name__}: {error}")
         finally:
             self._running.pop(path, None)
+            self._fetching.pop(path, None)
             self._wake()
 
 

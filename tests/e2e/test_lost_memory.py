@@ -10,6 +10,7 @@ import os
 import shutil
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,9 +18,16 @@ from typing import Any
 
 import pytest
 
+from agent.app import read_status
 from agent.disk import Disk
-from tests.support.devices import Account, Device, copies, tree_of
+from agent.settings import Settings
+from tests.support.agent_process import running
+from tests.support.devices import Account, Device, check_same, copies, tree_of
+from tests.support.mounts import mount, unmount, why_no_mounts
 from tests.support.settling import feed, settle, share
+from tests.support.waiting import wait_until
+
+MIB = 1024 * 1024
 
 Two = tuple[Device, Device]
 
@@ -144,19 +152,68 @@ def test_106_a_folder_emptied_by_its_user_halts_until_that_is_allowed(two: Two) 
 # 108 ----------------------------------------------------------------------------------------------
 
 
-def test_108_a_disk_that_is_nearly_full_halts_with_a_reason_and_goes_on_later(
+def test_108_what_does_not_fit_on_the_disk_is_reported_and_comes_later(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Uploads and deletions go on meanwhile."""
     a, b = two
     fill(a)
     share(a, b)
     a.write("big.bin", os.urandom(100_000))
     a.path("d0/0.txt").unlink()
     a.quick_sync()
+    b.write("mine.txt", "written on the full disk")
+    b.path("d1/1.txt").unlink()
     with monkeypatch.context() as full:
         full.setattr(Disk, "free_bytes", lambda _: 1000)
-        assert "free" in b.quick_sync(expect=3)["halted"]
+        report = b.quick_sync(expect=5)
+        assert report["halted"] is None
+        assert [(p["path"], p["code"]) for p in report["problems"]] == [("big.bin", "disk_full")]
+        assert report["uploaded_files"] == 1
+        assert not b.path("d0/0.txt").exists()
+        assert "1.txt" not in b.ls("d1")
+        assert b.ask("why", "big.bin", expect=5)["code"] == "disk_full"
+        (problem,) = b.ask("status", expect=5)["problems"]
+        assert problem["code"] == "disk_full"
     settle(b, a)
+    assert b.names() == a.names()
+    assert {"big.bin", "mine.txt"} < a.names()
+
+
+@pytest.mark.skipif(why_no_mounts() is not None, reason="a small disk has to be mounted")
+def test_108_a_running_agent_fetches_what_did_not_fit_once_there_is_room(two: Two, tmp_path: Path) -> None:
+    """Of two files that fit one by one as much comes as there is room for, and what is small beside it."""
+    a, b = two
+    small, large = tmp_path / "small disk", ("one.bin", "other.bin")
+    small.mkdir()
+    mount("lockstep-test", small, "tmpfs", "size=200m")
+    try:
+        b.folder = small / "folder"
+        (small / "filler").write_bytes(bytes(80 * MIB))
+        for name in large:
+            a.write(name, os.urandom(35 * MIB))
+        a.write("small.txt", "small")
+        a.quick_sync()
+        with running(b, "start"):
+            wait_until(lambda: "small.txt" in b.names(), 60, "what is small has come")
+            wait_until(lambda: len(b.names() & set(large)) == 1, 60, "what fits has come")
+            b.write("mine.txt", "written beside")
+            wait_until(lambda: "mine.txt" in a.ls(), 60, "what was written there has been sent")
+            wait_until(lambda: problems(b) == [("disk_full", 1)], 60, "the other is reported")
+            (small / "filler").unlink()
+            b.write("hint.txt", "wakes it")
+            wait_until(lambda: set(large) <= b.names(), 60, "the other has come too")
+            wait_until(lambda: problems(b) == [], 60, "nothing is reported any more")
+        a.quick_sync()
+        check_same(tree_of(a.folder), tree_of(b.folder), "A and B")
+    finally:
+        unmount(small)
+
+
+def problems(device: Device) -> list[tuple[str, int]]:
+    """The codes of what the running agent reports, with how many there are of each."""
+    found = read_status(Settings(home=device.home)).problems
+    return sorted(Counter(problem.code for problem in found).items())
 
 
 def test_108_a_disk_that_runs_full_in_the_middle_keeps_the_old_files_and_goes_on_later(

@@ -243,3 +243,24 @@ async def test_what_is_not_the_content_is_never_put_in_place(tmp_path: Path, siz
 
     assert raised.value.code == "corrupt_download"
     assert not (tmp_path / "f").exists()
+
+
+async def test_which_large_downloads_are_under_way_is_known_until_they_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = asyncio.Event()
+
+    async def fetch(_self: Downloads, actions: list[Download]) -> None:
+        if actions:
+            await ended.wait()
+
+    monkeypatch.setattr(Downloads, "fetch", fetch)
+    nodes = [RemoteNode(f"{n}", "r", f"{n}", Kind.FILE, 1, size=LARGE) for n in range(3)]
+    plan = Plan(tuple(Download(node, node.name, None) for node in nodes))
+    async with asyncio.TaskGroup() as tasks:
+        executor = Executor(cast("Work", Stub()), tasks, lambda: None)
+        await executor.run(plan, feed_seq=1)
+        await executor.run(plan, feed_seq=1)
+        assert [action.path for action in executor.fetching] == ["0", "1"]
+        ended.set()
+    assert executor.fetching == ()

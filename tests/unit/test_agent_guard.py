@@ -2,16 +2,17 @@
 
 import pytest
 
-from agent.actions import Action, DeleteRemote, Download, RemoveLocal
+from agent.actions import Action, DeleteRemote, Download, MakeFolder, Plan, RemoveLocal
 from agent.guard import (
+    DISK_RESERVE_BYTES,
     Deletions,
     deletions_of,
-    disk_full_halt,
     emptied_halt,
+    fitting,
     mass_deletion_halt,
     root_halt,
 )
-from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode
+from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
 
 STAT = FileStat(1, 2, 3, 4, 5, 0o644)
 NONE = Deletions()
@@ -80,9 +81,42 @@ def test_an_emptied_folder_halts_unless_there_was_little_in_it_or_it_is_allowed(
     assert emptied_halt(0, 500, allowed=True) is None
 
 
-def test_a_disk_without_room_halts_and_what_has_arrived_counts_as_there() -> None:
-    node = RemoteNode("1", "0", "big", Kind.FILE, 1, size=50 * 2**30)
-    actions = [Download(node, "big")]
-    assert disk_full_halt(actions, free_bytes=30 * 2**30, arrived=lambda _: 0) is not None
-    assert disk_full_halt(actions, free_bytes=30 * 2**30, arrived=lambda _: 30 * 2**30) is None
-    assert disk_full_halt([], free_bytes=0, arrived=lambda _: 0) is None
+def download(path: str, size: int) -> Download:
+    return Download(RemoteNode(path, "0", path, Kind.FILE, 1, size=size), path)
+
+
+def paths_that_fit(*downloads: Download, free: int, arrived: int = 0) -> list[str]:
+    found = fitting(Plan(downloads), free_bytes=free + DISK_RESERVE_BYTES, arrived=lambda _: arrived)
+    kept = [action.path for action in found.actions if isinstance(action, Download)]
+    left_out = {path for path, trouble in found.troubles.items() if trouble.code == "disk_full"}
+    assert {*kept, *left_out} == {action.path for action in downloads}
+    return kept
+
+
+def test_a_download_without_room_is_left_out_and_what_has_arrived_counts_as_there() -> None:
+    big = download("big", 50 * 2**30)
+    assert paths_that_fit(big, free=50 * 2**30) == ["big"]
+    assert paths_that_fit(big, free=50 * 2**30 - 1) == []
+    assert paths_that_fit(big, free=20 * 2**30, arrived=30 * 2**30) == ["big"]
+    assert paths_that_fit(big, free=0, arrived=50 * 2**30) == ["big"], "it only has to be put in its place"
+    assert paths_that_fit(download("empty", 0), free=-1) == ["empty"]
+
+
+def test_what_does_not_fit_holds_up_nothing_else() -> None:
+    node = RemoteNode("1", "0", "gone", Kind.FILE, 1)
+    trouble = Trouble("collision", "Two names are one")
+    others = (MakeFolder(node, "folder"), DeleteRemote(node, "gone", 1))
+    plan = Plan((others[0], download("big", 1000), download("small", 1), others[1]), {"other": trouble})
+    found = fitting(plan, free_bytes=DISK_RESERVE_BYTES + 999, arrived=lambda _: 0)
+    assert found.actions == (others[0], plan.actions[2], others[1])
+    assert found.troubles["other"] is trouble
+    assert found.troubles["big"].code == "disk_full"
+    assert "1000 bytes" in found.troubles["big"].detail
+    assert fitting(plan, free_bytes=2**40, arrived=lambda _: 0) is plan
+
+
+def test_all_that_is_fetched_has_to_fit_together_and_as_much_as_possible_is() -> None:
+    three = (download("b", 60), download("a", 50), download("c", 40))
+    assert paths_that_fit(*three, free=150) == ["b", "a", "c"]
+    assert paths_that_fit(*three, free=149) == ["a", "c"]
+    assert paths_that_fit(*three, free=89) == ["c"]

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from agent.actions import Download
+from agent.actions import Download, Plan
 from agent.disk import Disk
 from agent.engine import Engine, Parts
 from agent.executor.work import Work
+from agent.guard import DISK_RESERVE_BYTES
 from agent.leftovers import Expected, drop_unwanted, rescue_leftovers
 from agent.model import Kind, RemoteNode, SyncedNode
 from agent.settings import Settings
@@ -178,19 +179,36 @@ def test_a_partial_download_that_a_transfer_still_writes_stays(scene: Scene) -> 
     assert len(list(scene.tmp.iterdir())) == 2
 
 
-async def test_the_guard_makes_room_before_it_halts_for_want_of_it(
+def engine_of(scene: Scene, tasks: asyncio.TaskGroup) -> Engine:
+    none: Any = None
+    settings = Settings(home=scene.root.parent)
+    return Engine(Parts(settings, scene.state, scene.disk, none, none, "namespace", "laptop"), tasks)
+
+
+async def test_room_is_made_before_a_download_is_left_out_for_want_of_it(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = scene.tmp / f"{NODE}.{'d' * 24}"
     older.write_text("begun")
     monkeypatch.setattr(scene.disk, "free_bytes", lambda: 0 if older.exists() else 1 << 40)
-    none: Any = None
-    settings = Settings(home=scene.root.parent)
-    parts = Parts(settings, scene.state, scene.disk, none, none, "namespace", "laptop")
-    node = replace(scene.state.remote[NODE], size=5)
+    plan = Plan((Download(replace(scene.state.remote[NODE], size=5), "f", None),))
     async with asyncio.TaskGroup() as tasks:
-        engine = Engine(parts, tasks)
-        assert engine._disk_full([Download(node, "f", None)]) is None
+        engine = engine_of(scene, tasks)
+        assert engine._with_room(plan) is plan
         older.write_text("in use")
         with scene.disk.new_temp(NODE, "d" * 24):
-            assert engine._disk_full([Download(node, "f", None)]) is not None
+            assert engine._with_room(plan).actions == ()
+
+
+async def test_what_is_under_way_keeps_its_room(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two large files that fit one by one would run into the full disk side by side."""
+    monkeypatch.setattr(scene.disk, "free_bytes", lambda: DISK_RESERVE_BYTES + 150)
+    other = Download(RemoteNode("e" * 24, "r", "g", Kind.FILE, 1, version_id="f" * 24, size=100), "g", None)
+    plan = Plan((Download(replace(scene.state.remote[NODE], size=100), "f", None),))
+    async with asyncio.TaskGroup() as tasks:
+        engine = engine_of(scene, tasks)
+        assert engine._with_room(plan) is plan
+        engine.executor._fetching["g"] = other
+        assert engine._with_room(plan).actions == ()
+        (scene.tmp / f"{'e' * 24}.{'f' * 24}").write_bytes(b"x" * 50)
+        assert engine._with_room(plan) is plan, "half of it has arrived"
