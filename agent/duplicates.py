@@ -32,11 +32,15 @@ class Duplicates:
         self._wanted = wanted
         self._found: dict[str, list[LocalEntry]] | None = None
 
-    def of(self, content_hash: str, size: int) -> list[LocalEntry]:
-        """Return files that had this content when they were last looked at, at most a few."""
+    def of(self, content_hash: str, size: int | None = None) -> list[LocalEntry]:
+        """Return files that had this content when they were last looked at, at most a few.
+
+        With `size`, which the server says of the content, only those that have it.
+        """
         if self._found is None:
             self._found = self._search()
-        return [entry for entry in self._found.get(content_hash, ()) if entry.stat.size == size]
+        found = self._found.get(content_hash, [])
+        return [entry for entry in found if size is None or entry.stat.size == size]
 
     def _search(self) -> dict[str, list[LocalEntry]]:
         found: dict[str, list[LocalEntry]] = {}

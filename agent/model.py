@@ -11,9 +11,9 @@ Paths are relative to the root, with `/`, as Python text (undecodable bytes as l
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from libs.contracts.tree import Kind, NodeRow
+from libs.contracts.tree import BaseVersion, Kind, NodeRow
 
-__all__ = ["FileStat", "Kind", "LocalEntry", "LocalKind", "RemoteNode", "SyncedNode", "Trouble"]
+__all__ = ["FileStat", "Kind", "LocalEntry", "LocalKind", "RemoteNode", "SyncedNode", "Trouble", "VersionRef"]
 
 
 class LocalKind(StrEnum):
@@ -99,6 +99,15 @@ class LocalEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionRef:
+    """A version that the server has, or had, and the hash of its content."""
+
+    node_id: str
+    version_id: str
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteNode:
     """One node as the server last told it."""
 
@@ -116,6 +125,8 @@ class RemoteNode:
     symlink_target: str | None = None
     epoch: int = 0
     device: str | None = None
+    base: VersionRef | None = None
+    """Of what the server put the content together; a hint."""
 
     @staticmethod
     def of(row: NodeRow) -> "RemoteNode":
@@ -135,7 +146,12 @@ class RemoteNode:
             symlink_target=row.symlink_target,
             epoch=row.epoch,
             device=row.device,
+            base=_ref_of(row.base),
         )
+
+
+def _ref_of(base: BaseVersion | None) -> VersionRef | None:
+    return None if base is None else VersionRef(base.node_id, base.version_id, base.content_hash)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,8 @@ class Observer:
             *self._state.local.values(),
             *self._state.synced.values(),
         )
-        return {entry.content_hash for entry in entries if entry.content_hash is not None}
+        found = {entry.content_hash for entry in entries if entry.content_hash is not None}
+        return found | self._state.former.known.keys()
 
     def _look_and_prune(
         self, dirty: set[str] | None, before: dict[str, LocalEntry], now: float, contents: set[str]

@@ -17,11 +17,13 @@ from typing import Any, Final
 
 from agent import clock
 from agent.errors import LocalError
-from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
+from agent.former import SCHEMA as FORMER_SCHEMA
+from agent.former import FormerVersions
+from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble, VersionRef
 from agent.parts import SCHEMA as PARTS_SCHEMA
 from agent.parts import PartMemory
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 LONGEST_RETRY: Final = 3600.0
 """Seconds beyond which no next try is ever set."""
 PAUSED: Final = "paused"
@@ -55,7 +57,9 @@ CREATE TABLE IF NOT EXISTS problems (
 """
 
 
-_STEPS: Final = (_SCHEMA, PARTS_SCHEMA)
+_BASES: Final = "ALTER TABLE remote ADD COLUMN base TEXT;"
+
+_STEPS: Final = (_SCHEMA, PARTS_SCHEMA, _BASES + FORMER_SCHEMA)
 """What each version of the schema adds to the one before."""
 
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -110,6 +114,7 @@ class State:
         self.synced: dict[str, SyncedNode] = {}
         self.problems: dict[str, Problem] = {}
         self.parts = PartMemory(self._db, self.transaction)
+        self.former = FormerVersions(self._db, self.transaction)
         try:
             self._load()
         except BaseException:
@@ -134,6 +139,7 @@ class State:
         self.local = {e.path: e for e in map(rows.local, self._db.execute("SELECT * FROM local"))}
         self.synced = {n.id: n for n in map(rows.synced, self._db.execute("SELECT * FROM synced"))}
         self.problems = {p.path: p for p in map(_problem, self._db.execute("SELECT * FROM problems"))}
+        self.former.load()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -233,16 +239,24 @@ class State:
     # Synced -------------------------------------------------------------------------------
 
     def put_synced(self, nodes: Iterable[SyncedNode]) -> None:
-        """Remember what both sides agree on."""
+        """Remember what both sides agree on, and of what they agreed on until now the version."""
         nodes = list(nodes)
         with self.transaction():
+            self.former.note(self._replaced_by(nodes))
             self._insert("synced", [tuple(_columns(node)) for node in nodes])
             self.synced.update({node.id: node for node in nodes})
 
+    def _replaced_by(self, nodes: Iterable[SyncedNode]) -> Iterator[SyncedNode]:
+        for node in nodes:
+            old = self.synced.get(node.id)
+            if old is not None and old.content_hash != node.content_hash:
+                yield old
+
     def drop_synced(self, ids: Iterable[str]) -> None:
-        """Forget nodes."""
+        """Forget nodes, all but the version that was agreed on."""
         gone = [node_id for node_id in ids if node_id in self.synced]
         with self.transaction():
+            self.former.note(self.synced[node_id] for node_id in gone)
             self._db.executemany("DELETE FROM synced WHERE id = ?", ((i,) for i in gone))
             for node_id in gone:
                 del self.synced[node_id]
@@ -350,8 +364,24 @@ def _migrate(db: sqlite3.Connection, *, readonly: bool) -> None:
             f"state.db has schema {version}, this agent knows {SCHEMA_VERSION}: upgrade it"
         )
     if version < SCHEMA_VERSION and not readonly:
-        steps = "".join(_STEPS[version:])
-        db.executescript(f"BEGIN IMMEDIATE;{steps}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+        _take_steps(db)
+
+
+def _take_steps(db: sqlite3.Connection) -> None:
+    """Bring the schema up to date, unless another process has done so meanwhile."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        for step in _STEPS[version:]:
+            for statement in step.split(";"):
+                db.execute(statement)
+        if version < SCHEMA_VERSION:
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.OperationalError):
+            db.execute("ROLLBACK")
+        raise
 
 
 # Rows ---------------------------------------------------------------------------------------
@@ -363,6 +393,8 @@ def _columns(node: RemoteNode | SyncedNode) -> list[Any]:
         value = getattr(node, name)
         if isinstance(value, FileStat):
             values.append(_stat_text(value))
+        elif isinstance(value, VersionRef):
+            values.append(json.dumps([value.node_id, value.version_id, value.content_hash]))
         else:
             values.append(int(value) if isinstance(value, bool) else value)
     return values
@@ -394,7 +426,10 @@ class _Rows:
     def remote(self, row: tuple[Any, ...]) -> RemoteNode:
         values = dict(zip(RemoteNode.__slots__, map(self._shared, row), strict=True))
         values.update(
-            kind=Kind(values["kind"]), deleted=bool(values["deleted"]), executable=bool(values["executable"])
+            kind=Kind(values["kind"]),
+            deleted=bool(values["deleted"]),
+            executable=bool(values["executable"]),
+            base=None if values["base"] is None else VersionRef(*json.loads(values["base"])),
         )
         return RemoteNode(**values)
 

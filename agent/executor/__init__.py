@@ -6,6 +6,7 @@ beside the loop, and the paths it is about are left alone by the plans made mean
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -29,12 +30,14 @@ from agent.actions import (
     Upload,
 )
 from agent.executor import local
+from agent.executor.bases import Bases
 from agent.executor.downloads import Downloads
 from agent.executor.downloads import is_large as is_large_download
 from agent.executor.tree import TreeChanges
 from agent.executor.uploads import Uploads
 from agent.executor.uploads import is_large as is_large_upload
 from agent.executor.work import Tally, Work, log
+from agent.scanner.absence import ancestors
 from agent.transfer import Direction
 from libs.contracts.errors import LockstepError
 
@@ -59,6 +62,8 @@ class Running:
     """The node that is fetched or the content that is sent: one transfer of each at a time."""
     large: bool
     task: "asyncio.Task[None]"
+    bases: frozenset[str] = frozenset()
+    """Hashes of contents that it may be made of: their files are not removed while it is fetched."""
 
 
 class Executor:
@@ -138,7 +143,7 @@ class Executor:
             partial(local.set_attributes, work, _of(actions, SetLocal)),
             partial(self.unless_paused, partial(self._upload, tree, _of(actions, Upload))),
             partial(self.unless_paused, partial(self._download, _of(actions, Download))),
-            partial(local.remove, work, _of(actions, RemoveLocal)),
+            partial(self._remove, _of(actions, RemoveLocal)),
             partial(self.unless_paused, partial(tree.delete, _of(actions, DeleteRemote), seen_seq=feed_seq)),
         )
         for step in steps:
@@ -176,8 +181,16 @@ class Executor:
             if is_large_download(action):
                 moving = self._moving(action.path, "downloading", action.node.size)
                 job = partial(Downloads(self._work).fetch, [action])
-                if self._beside(action.path, action.node.id, moving, job, large=True):
+                bases = Bases(self._work, ()).contents(action.node)
+                if self._beside(action.path, action.node.id, moving, job, large=True, bases=bases):
                     self._fetching[action.path] = action
+
+    async def _remove(self, actions: Sequence[RemoveLocal]) -> None:
+        """Remove what nothing is made of now; the next plan proposes the rest again."""
+        bases = frozenset().union(*(running.bases for running in self._running.values()))
+        kept = {action.entry.path for action in actions if action.entry.content_hash in bases}
+        kept |= {parent for path in kept for parent in ancestors(path)}
+        await local.remove(self._work, [action for action in actions if action.entry.path not in kept])
 
     def _moving(self, path: str, code: Direction, size: int) -> AbstractContextManager[None]:
         return self._work.transfer.tally.moving(path, code, size)
@@ -190,6 +203,7 @@ class Executor:
         job: Callable[[], Coroutine[Any, Any, None]],
         *,
         large: bool,
+        bases: AbstractSet[str] = frozenset(),
     ) -> bool:
         """Start a transfer beside the loop unless enough run; the next plan proposes the rest again.
 
@@ -200,7 +214,7 @@ class Executor:
             return False
         self._work.transfer.tally.on_wait = self._waits
         task = self._tasks.create_task(self._run_beside(path, moving, job), name=f"transfer {path}")
-        self._running[path] = Running(path, key, large, task)
+        self._running[path] = Running(path, key, large, task, frozenset(bases))
         return True
 
     def _moving_now(self, *, large: bool) -> int:

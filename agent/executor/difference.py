@@ -10,6 +10,7 @@ from agent.state import State
 from agent.transfer import DeltaBase
 from libs.contracts.chunks import SMALLEST_CHUNKED
 from libs.contracts.limits import SINGLE_PUT_BYTES
+from libs.contracts.paths import is_conflicted
 from libs.contracts.recipe import RecipeTooLongError, recipe_of
 
 FEW: Final = 16
@@ -27,17 +28,24 @@ class Differences:
     """Where delta objects are written."""
 
     def may_save(self, action: Upload) -> bool:
-        """Whether an edited file of a batch's size has a base of which the chunks are known. Cheap."""
+        """Whether an edited file of a batch's size has a base of which the chunks are known. Cheap.
+
+        A conflicted copy is an edited file: its base is what was agreed on before.
+        """
         node, entry = action.node, action.entry
-        if node is None or not SMALLEST_CHUNKED <= entry.stat.size <= SINGLE_PUT_BYTES:
+        if not SMALLEST_CHUNKED <= entry.stat.size <= SINGLE_PUT_BYTES:
             return False
+        if node is None:
+            is_copy = is_conflicted(entry.name) and bool(self.state.former.known)
+            return is_copy and entry.content_hash is not None and self.manifests.has(entry.content_hash)
         known = node.version_id is not None and node.content_hash is not None
         return known and all(self.manifests.has(h) for h in (node.content_hash, entry.content_hash) if h)
 
     def base_of(self, action: Upload) -> DeltaBase | None:
         """Return how a file is made of a version that the server has; None when it is better sent whole.
 
-        The version is the one that the file replaces, or else that of a file it resembles. Blocks.
+        The version is the one that the file replaces, or else that of a file it resembles. For the
+        edit that lost a conflict that is the version agreed on before. Blocks.
         """
         entry, node = action.entry, action.node
         target = self.manifests.base_for(entry.content_hash)
@@ -61,9 +69,13 @@ class Differences:
         return DeltaBase(version_id, recipe, self.folder, lambda: self.manifests.forget(refuted))
 
     def _versions(self) -> dict[str, str]:
-        """Return a current version for each content that the server has."""
-        return {
+        """Return a version for each content that the server has: a current one, or one of before.
+
+        Whether it still has one of before the server says, when it is offered a difference to it.
+        """
+        former = list(self.state.former.known.values())  # at once: the loop may change it meanwhile
+        return {ref.content_hash: ref.version_id for ref in former} | {
             node.content_hash: node.version_id
-            for node in list(self.state.remote.values())  # at once: the loop may change it meanwhile
+            for node in list(self.state.remote.values())
             if node.content_hash is not None and node.version_id is not None and not node.deleted
         }

@@ -244,10 +244,13 @@ class TransferCalls(_Calls):
         )
 
     async def download_delta(
-        self, node_id: str, from_version_id: str, to_version_id: str | None
+        self, node_id: str, from_version_id: str, to_version_id: str | None, base: str | None = None
     ) -> DownloadDelta:
-        """Return how a version is made of another; `ConflictError` "no_delta" where that saves little."""
-        query = {"from": from_version_id, "to": to_version_id}
+        """Return how a version is made of another; `ConflictError` "no_delta" where that saves little.
+
+        `base` is the node of the other, when that is not the same one.
+        """
+        query = {"from": from_version_id, "to": to_version_id, "base": base}
         return await self._ask(DownloadDelta, Call("download_delta", {"node_id": node_id}, query=query))
 
     async def download_batch(self, items: Sequence[DownloadItem]) -> DownloadBatchReply:

@@ -95,6 +95,12 @@ def original_stem(stem: str) -> str:
     return head if mark and ")" in tail and head else stem
 
 
+def is_conflicted(name: str) -> bool:
+    """Whether a name is one that `conflicted_name` makes."""
+    stem, _ = split_extension(name)
+    return original_stem(stem) != stem
+
+
 def numbered_name(name: str, label: str, taken: Callable[[str], bool]) -> str:
     """Return `stem (label).ext`, then `stem (label) 2.ext`, … : the first that is free."""
     stem, extension = split_extension(name)

@@ -5,6 +5,7 @@ a download they are read from the new version itself, at their own offsets (`pla
 """
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -139,6 +140,32 @@ def recipe_of(base: Manifest, target: Manifest, *, max_ops: int = MAX_OPS) -> Re
         else:
             ops.copy(index.offsets[found], length)
             following = found + 1
+    return ops.recipe()
+
+
+def chained(outer: Recipe, inner: Recipe, *, max_ops: int = MAX_OPS) -> Recipe:
+    """Return how a target is made of what `inner` makes the base of `outer` of.
+
+    Where `inner` has no bytes for what `outer` copies, they are new to the result. `outer` copies
+    nothing beyond what `inner` makes: see `check`. Raises `RecipeTooLongError`.
+    """
+    begins = array("Q", (at for at, _ in inner.placed()))
+    ops = _Joined(max_ops)
+    for op in outer.ops:
+        if isinstance(op, Literal):
+            ops.literal(op.length)
+            continue
+        at, end = op.offset, op.offset + op.length
+        number = bisect_right(begins, at) - 1
+        while at < end:
+            step, skipped = inner.ops[number], at - begins[number]
+            length = min(step.length - skipped, end - at)
+            if isinstance(step, Copy):
+                ops.copy(step.offset + skipped, length)
+            else:
+                ops.literal(length)
+            at += length
+            number += 1
     return ops.recipe()
 
 

@@ -2,16 +2,19 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from agent.actions import Upload
+from agent.disk import Disk
 from agent.executor.difference import Differences
 from agent.manifests import Manifests
-from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode
+from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode
+from agent.observer import Observer
+from agent.settings import Settings
 from agent.state import State
 from libs.delta.chunker import Chunker
 
@@ -77,3 +80,65 @@ def test_a_base_in_chunks_of_another_size_yields_to_a_file_that_is_alike(edits: 
 
     assert base is not None
     assert base.version_id == "w"
+
+
+COPY = "f (conflicted copy, laptop, 2026-11-23)"
+
+
+def lost(edits: Edits, data: bytes, name: str = COPY) -> Upload:
+    """An edit of `OLD`, on which both sides agreed, that has become a file of its own."""
+    agreed = SyncedNode("n", "root", "f", Kind.FILE, version_id="v", content_hash=edits.keep(OLD), size=SIZE)
+    edits.found.state.put_synced([agreed])
+    edits.found.state.drop_synced(["n"])
+    return replace(edits.to(data), node=None, entry=edits.to(data).entry.at(name), name=name)
+
+
+@pytest.mark.parametrize("name", [COPY, "saved under another name"])
+def test_an_edit_whose_base_is_agreed_on_no_more_is_a_difference_to_that(edits: Edits, name: str) -> None:
+    base = edits.found.base_of(lost(edits, OLD[:1000] + b"edited" + OLD[1000:], name))
+    assert base is not None
+    assert base.version_id == "v"
+    assert base.recipe.literal_bytes < SIZE / 4
+
+
+def test_a_content_that_is_current_again_is_that_of_the_current_version(edits: Edits) -> None:
+    action = lost(edits, OLD + b"more")
+    content = hashlib.sha256(OLD).hexdigest()
+    node = RemoteNode("m", "root", "g", Kind.FILE, 1, version_id="w", content_hash=content, size=SIZE)
+    edits.found.state.put_remote([node])
+    base = edits.found.base_of(action)
+    assert base is not None
+    assert base.version_id == "w"
+
+
+def test_of_new_files_that_fit_into_a_batch_only_conflicted_copies_may_travel_alone(edits: Edits) -> None:
+    """To look for a base of each new file would cost more than it saves."""
+    new = replace(edits.to(OLD + b"x"), node=None, entry=edits.to(OLD + b"x").entry.at(COPY))
+    assert not edits.found.may_save(new), "nothing was ever agreed on"
+    assert edits.found.may_save(lost(edits, OLD + b"x"))
+    assert not edits.found.may_save(lost(edits, OLD + b"x", "f"))
+    edits.found.manifests.forget(hashlib.sha256(OLD + b"x").hexdigest())
+    assert not edits.found.may_save(new)
+    small = replace(new, entry=replace(new.entry, stat=replace(new.entry.stat, size=100_000)))
+    assert not edits.found.may_save(small)
+
+
+def test_the_chunks_of_former_versions_are_kept_as_long_as_those_are_known(
+    edits: Edits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.manifests._BETWEEN_PRUNINGS", 0)
+    (tmp_path / "root").mkdir()
+    lost(edits, OLD + b"x")
+    unknown = edits.keep(OLD[1:])
+    later = Edits(replace(edits.found, manifests=Manifests(edits.found.folder / "manifests")))
+    later.keep(OLD[2:])
+    observer = Observer(
+        edits.found.state, Disk(tmp_path / "root"), Settings(home=tmp_path), later.found.manifests
+    )
+
+    look = observer.begin()
+    assert look is not None
+    look()
+
+    assert later.found.manifests.has(hashlib.sha256(OLD).hexdigest())
+    assert not later.found.manifests.has(unknown)

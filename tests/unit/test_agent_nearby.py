@@ -5,6 +5,8 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -19,7 +21,8 @@ from agent.disk import BlockedError, Disk
 from agent.errors import LocalError
 from agent.executor import Work
 from agent.executor.nearby import Nearby
-from agent.model import Kind, LocalEntry, RemoteNode
+from agent.former import FormerVersions
+from agent.model import Kind, LocalEntry, RemoteNode, VersionRef
 from agent.scanner import scan
 from agent.transfer.blocking import until_stopped
 from agent.transfer.ranges import write_all
@@ -56,8 +59,13 @@ def wanted(content_hash: str = HASH, expect: LocalEntry | None = None) -> Downlo
     return Download(node, "b", expect)
 
 
+def memory(**trees: Any) -> SimpleNamespace:
+    former = FormerVersions(None, nullcontext)
+    return SimpleNamespace(**{"local": {}, "synced": {}, "remote": {}, "former": former, **trees})
+
+
 def nearby(disk: Disk, **more: Any) -> Nearby:
-    state = SimpleNamespace(local=scan(disk, {}, ignored=lambda *_: False).entries, synced={})
+    state = memory(local=scan(disk, {}, ignored=lambda *_: False).entries)
     settings = SimpleNamespace(delta=True)
     parts = {"transfer": SimpleNamespace(tally=Tally()), "state": state, **more}
     work = SimpleNamespace(disk=disk, settings=settings, manifests=None, **parts)
@@ -184,7 +192,7 @@ async def by_delta(
         disk,
         api=SimpleNamespace(download_delta=download_delta),
         transfer=SimpleNamespace(tally=Tally(), download_delta=fetch),
-        state=SimpleNamespace(local={}, synced={"node": known}),
+        state=memory(synced={"node": known}),
     )
     meanwhile()
     with disk.new_temp("node", "version") as temp:
@@ -211,7 +219,7 @@ async def test_a_partial_download_in_ranges_is_not_given_up_for_a_delta(disk: Di
     """On a bad line it would begin anew again and again."""
     (entry,) = scan(disk, {}, ignored=lambda *_: False).entries.values()
     known = SimpleNamespace(version_id="3" * 24, content_hash=HASH)
-    state = SimpleNamespace(local={}, synced={"node": known})
+    state = memory(synced={"node": known})
     with disk.new_temp("node", "version") as temp, disk.new_journal(temp):
         os.pwrite(temp.fd, b"fetched", 0)
         assert not await nearby(disk, state=state).fill(wanted(NEW, entry), temp)
@@ -246,3 +254,82 @@ async def test_a_delta_that_comes_to_nothing_does_not_keep_the_file_from_being_f
 async def test_what_would_stop_the_whole_file_too_is_told(disk: Disk, fetched: Exception) -> None:
     with pytest.raises(type(fetched)):
         await by_delta(disk, None, fetched)
+
+
+# Several bases -------------------------------------------------------------------------------------
+
+OTHERS = 5
+"""Later versions of other files, each made of the next one, that this disk has."""
+
+
+@dataclass
+class Asked:
+    """What the server was asked for: (from, base) of each delta; it has one of the `gives`th alone."""
+
+    gives: int | None = None
+    refusal: LockstepError = field(default_factory=lambda: ConflictError(code="no_delta"))
+    deltas: list[tuple[str, str | None]] = field(default_factory=list)
+
+    async def download_delta(self, node: str, before: str, to: str, base: str | None) -> DownloadDelta:
+        assert (node, to) == ("node", "version")
+        self.deltas.append((before, base))
+        if len(self.deltas) == self.gives:
+            return SAVED
+        raise self.refusal
+
+
+async def of_several(disk: Disk, root: Path, asked: Asked) -> bool:
+    for number in range(OTHERS):
+        (root / f"other{number}").write_bytes(CONTENT + bytes([number]))
+    local = scan(disk, {}, ignored=lambda *_: False).entries
+
+    def ref(number: int) -> VersionRef:
+        return VersionRef(f"n{number}", f"v{number}", local[f"other{number}"].content_hash or "")
+
+    remote = {
+        f"n{number}": RemoteNode(f"n{number}", "root", "o", Kind.FILE, 1, base=ref(number + 1))
+        for number in range(OTHERS - 1)
+    }
+
+    async def fetch(_delta: object, _base: object, fd: int, _digest: object) -> str:
+        assert os.fstat(fd).st_size == 0, "what an earlier base left is gone"
+        os.pwrite(fd, b"whole", 0)
+        return NEW
+
+    action = wanted(NEW)
+    action = replace(action, node=replace(action.node, base=ref(0)))
+    transfer = SimpleNamespace(tally=Tally(), download_delta=fetch)
+    found = nearby(disk, api=asked, transfer=transfer, state=memory(local=local, remote=remote))
+    with disk.new_temp("node", "version") as temp:
+        return await found.fill(action, temp)
+
+
+@pytest.mark.parametrize("gives", [1, 3])
+async def test_where_one_base_gives_no_delta_the_next_is_asked_for(
+    disk: Disk, root: Path, gives: int
+) -> None:
+    asked = Asked(gives)
+    assert await of_several(disk, root, asked)
+    assert asked.deltas == [(f"v{number}", f"n{number}") for number in range(gives)]
+
+
+async def test_after_three_bases_the_file_is_fetched(disk: Disk, root: Path) -> None:
+    asked = Asked()
+    assert not await of_several(disk, root, asked)
+    assert len(asked.deltas) == 3
+
+
+async def test_a_server_without_time_is_not_asked_about_the_next_base(disk: Disk, root: Path) -> None:
+    asked = Asked(refusal=UnavailableError())
+    assert not await of_several(disk, root, asked)
+    assert len(asked.deltas) == 1
+
+
+async def test_for_an_earlier_version_of_the_same_file_no_other_node_is_named(disk: Disk) -> None:
+    asked = Asked()
+    (entry,) = scan(disk, {}, ignored=lambda *_: False).entries.values()
+    known = SimpleNamespace(version_id="v", content_hash=HASH)
+    found = nearby(disk, api=asked, state=memory(synced={"node": known}))
+    with disk.new_temp("node", "version") as temp:
+        assert not await found.fill(wanted(NEW, entry), temp)
+    assert asked.deltas == [("v", None)]

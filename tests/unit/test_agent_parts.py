@@ -71,7 +71,10 @@ def test_a_memory_of_the_first_schema_is_carried_on(path: Path, state: State) ->
     state.put("key", "value")
     state.close()
     with closing(sqlite3.connect(path)) as db:
-        db.executescript("DROP TABLE uploads; DROP TABLE upload_parts; PRAGMA user_version = 1;")
+        db.executescript(
+            "DROP TABLE uploads; DROP TABLE upload_parts; DROP TABLE former;"
+            " ALTER TABLE remote DROP COLUMN base; PRAGMA user_version = 1;"
+        )
 
     with closing(State(path)) as later:
         later.parts.note(ONE, "u1", 10, DIGESTS)

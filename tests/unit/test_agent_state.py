@@ -2,11 +2,15 @@
 
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble
+from agent import former
+from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, Trouble, VersionRef
+from agent.parts import SCHEMA as PARTS_SCHEMA
 from agent.state import (
     PAUSED,
     SCHEMA_VERSION,
@@ -33,7 +37,10 @@ def path(tmp_path: Path) -> Path:
 
 def test_what_was_kept_is_there_after_opening_again(path: Path) -> None:
     strange = LocalEntry(os.fsdecode(b"bad-\xff"), LocalKind.FILE, STAT, trouble=Trouble("code", "why"))
-    node = RemoteNode("n", "root", "é", Kind.SYMLINK, 3, symlink_target="to", executable=True)
+    node = RemoteNode(
+        "n", "root", "é", Kind.SYMLINK, 3, symlink_target="to", executable=True,
+        base=VersionRef("m", "v", "b" * 64),
+    )  # fmt: skip
     agreed = SyncedNode("n", "root", "é", Kind.SYMLINK, symlink_target="to", stat=STAT)
     state = State(path)
     with state.transaction():
@@ -101,6 +108,140 @@ def test_a_damaged_file_is_told_from_one_that_cannot_be_opened_now(path: Path) -
         State(path)
     with pytest.raises(StateUnwritableError):
         State(path.parent / "missing" / "state.db")
+
+
+SECOND_SCHEMA = (
+    """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE remote (
+    id TEXT PRIMARY KEY, parent_id TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
+    seq INTEGER NOT NULL, deleted INTEGER NOT NULL, version_id TEXT, size INTEGER NOT NULL,
+    content_hash TEXT, mtime_ns INTEGER NOT NULL, executable INTEGER NOT NULL,
+    symlink_target TEXT, epoch INTEGER NOT NULL, device TEXT
+) STRICT;
+CREATE TABLE local (
+    path BLOB PRIMARY KEY, kind TEXT NOT NULL, stat TEXT NOT NULL, content_hash TEXT,
+    symlink_target BLOB, trouble TEXT, hashed_at REAL NOT NULL
+) STRICT;
+CREATE TABLE synced (
+    id TEXT PRIMARY KEY, parent_id TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
+    version_id TEXT, content_hash TEXT, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    executable INTEGER NOT NULL, symlink_target TEXT, stat TEXT, epoch INTEGER NOT NULL
+) STRICT;
+CREATE TABLE problems (
+    path BLOB PRIMARY KEY, code TEXT NOT NULL, detail TEXT NOT NULL, attempts INTEGER NOT NULL,
+    retry_at REAL
+) STRICT;
+"""
+    + PARTS_SCHEMA
+    + """
+INSERT INTO remote VALUES ('n', 'root', 'f', 'file', 3, 0, 'v', 9, NULL, 4, 0, NULL, 1, 'laptop');
+INSERT INTO meta VALUES ('root_id', 'root');
+PRAGMA user_version = 2;
+"""
+)
+"""A memory as agents wrote it before versions had bases."""
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_memory_of_the_second_schema_is_taken_on_with_all_that_it_holds(path: Path, *, copy: bool) -> None:
+    with sqlite3.connect(path) as db:
+        db.executescript(SECOND_SCHEMA)
+    db.close()
+    state = State(path, copy=copy)
+    node = RemoteNode("n", "root", "f", Kind.FILE, 3, False, "v", 9, mtime_ns=4, epoch=1, device="laptop")
+    assert state.remote == {"n": node}
+    assert (state.get("root_id"), state.former.known) == ("root", {})
+    based = replace(node, seq=4, base=VersionRef("n", "v", "a" * 64))
+    state.put_remote([based])
+    assert state.remote == {"n": based}
+    state.close()
+    again = State(path)
+    assert again.remote == {"n": node if copy else based}
+    again.close()
+
+
+def test_two_that_bring_a_memory_up_to_date_at_once_do_it_once(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.executescript(SECOND_SCHEMA)
+    db.close()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda paused: set_paused(path, paused=paused), [True] * 4))
+    state = State(path)
+    assert (set(state.remote), state.get(PAUSED) is not None) == ({"n"}, True)
+    state.close()
+
+
+def large(number: int, node_id: str = "n") -> SyncedNode:
+    return SyncedNode(
+        node_id, "root", "f", Kind.FILE, version_id=f"v{number}", content_hash=f"{number:064}", size=10**6
+    )
+
+
+def ref(number: int, node_id: str = "n") -> VersionRef:
+    return VersionRef(node_id, f"v{number}", f"{number:064}")
+
+
+def test_versions_that_are_agreed_on_no_more_are_remembered_the_latest_last(path: Path) -> None:
+    state = State(path)
+    state.put_synced([large(1), large(5, "m")])
+    state.put_synced([replace(large(1), name="renamed")])
+    assert state.former.known == {}, "it is agreed on still"
+    state.put_synced([large(2)])
+    state.put_synced([large(1)])
+    state.drop_synced(["n", "m"])
+    found = [ref(2), ref(1), ref(5, "m")]
+    assert list(state.former.known.values()) == found
+    assert state.former.by_node() == {"n": ref(1), "m": ref(5, "m")}
+    state.close()
+    again = State(path)
+    assert list(again.former.known.values()) == found
+    again.close()
+
+
+def test_of_small_files_links_and_what_was_never_read_nothing_is_remembered(path: Path) -> None:
+    state = State(path)
+    others = (
+        replace(large(1), size=1000),
+        replace(large(1), kind=Kind.SYMLINK),
+        replace(large(1), version_id=None),
+        replace(large(1), content_hash=None),
+    )
+    for node in others:
+        state.put_synced([node])
+        state.drop_synced(["n"])
+    assert state.former.known == {}
+    state.close()
+
+
+def test_so_many_former_versions_are_remembered_and_the_oldest_go(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(former, "MOST", 3)
+    state = State(path)
+    for number in range(6):
+        state.put_synced([large(number)])
+    kept = [ref(number) for number in (2, 3, 4)]
+    assert list(state.former.known.values()) == kept
+    state.close()
+    again = State(path)
+    assert list(again.former.known.values()) == kept
+    again.close()
+
+
+def test_a_former_version_of_a_transaction_that_fails_is_none(path: Path) -> None:
+    state = State(path)
+    state.put_synced([large(1)])
+
+    def fail() -> None:
+        with state.transaction():
+            state.drop_synced(["n"])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (state.former.known, set(state.synced)) == ({}, {"n"})
+    state.close()
 
 
 def test_a_newer_schema_is_refused(path: Path) -> None:

@@ -17,6 +17,7 @@ from libs.contracts.recipe import (
     Range,
     Recipe,
     RecipeTooLongError,
+    chained,
     check,
     coalesce,
     decode,
@@ -164,6 +165,42 @@ def test_copies_may_repeat_and_overlap() -> None:
 def test_a_recipe_that_cannot_be_carried_out_is_refused(ops: tuple[Op, ...]) -> None:
     with pytest.raises(MalformedError):
         check(Recipe(ops), 10, 10, max_ops=4)
+
+
+# One after the other ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_recipes_chained_give_the_target_of_the_first_content(seed: int) -> None:
+    rng = Random(seed)
+    first = random_content(rng, 200_000)
+    between = edited(rng, first, 3)
+    last = edited(rng, between, 3)
+    outer, inner = recipe_of(chunked(between), chunked(last)), recipe_of(chunked(first), chunked(between))
+
+    recipe = chained(outer, inner)
+
+    check(recipe, len(first), len(last))
+    assert applied(recipe, first, last) == last
+    assert recipe.literal_bytes >= outer.literal_bytes
+
+
+def test_what_the_way_there_has_no_bytes_for_is_new_and_what_continues_is_joined() -> None:
+    inner = Recipe((Copy(100, 10), Literal(5), Copy(110, 10)))
+    outer = Recipe((Copy(5, 15), Literal(3), Copy(0, 5), Copy(20, 5)))
+    assert chained(outer, inner).ops == (
+        Copy(105, 5), Literal(5), Copy(110, 5), Literal(3), Copy(100, 5), Copy(115, 5),
+    )  # fmt: skip
+    whole = Recipe((Copy(0, 25),))
+    assert chained(whole, Recipe((Copy(7, 5), Copy(12, 20)))).ops == (Copy(7, 25),)
+    assert chained(outer, Recipe((Literal(25),))).ops == (Literal(28),)
+    assert chained(Recipe((Literal(4),)), Recipe()).ops == (Literal(4),)
+
+
+def test_a_chain_of_too_many_steps_is_none() -> None:
+    inner = Recipe((Copy(0, 1), Literal(1)) * 5)
+    with pytest.raises(RecipeTooLongError):
+        chained(Recipe((Copy(0, 10),)), inner, max_ops=9)
 
 
 # The binary form ---------------------------------------------------------------------------------

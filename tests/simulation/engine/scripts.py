@@ -112,5 +112,11 @@ SCRIPTS: Final[dict[str, Script]] = {
     "a copy, and a changed one, of a large file": Script(
         _BOOKS, (copy("k", "same"), copy("f/l", "other"), edit("other"))
     ),
+    "a copy of a changed copy of a large file": Script(
+        _BOOKS, (copy("k", "one"), edit("one"), copy("one", "two"), edit("two"))
+    ),
+    "a large file saved under another name": Script(
+        _BOOKS, (copy("k", "f/renamed"), edit("f/renamed"), delete("k"))
+    ),
     "an older version of a large file": Script(_BOOKS, since=(edit("k"),), restored=("k",)),
 }

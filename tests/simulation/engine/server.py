@@ -347,7 +347,10 @@ class Server:
         stored = self.space.objects.get(version.object_id)
         if version.corrupt or stored is None or not stored.live or stored.corrupt or self.whim(Whim.NO_BASE):
             return None
-        return Offer(stored.key, stored.size, asked.size, asked.sha256)
+        base = tree.BaseVersion(
+            node_id=version.node_id, version_id=version.id, content_hash=version.content_hash
+        )
+        return Offer(stored.key, stored.size, asked.size, asked.sha256, base)
 
     def _as_wished(self, session: Session, offer: Offer | None) -> Session:
         if offer is not None and session.entries[0].mode is not UploadMode.STORED:
