@@ -1,8 +1,8 @@
-"""System calls that Python does not offer: renames with a condition, time of birth, leases.
+"""System calls that Python does not offer: renames with a condition, time of birth, leases, early writing.
 
-Linux: `renameat2(2)`, `statx(2)`, `fcntl(2)` leases. macOS: `renameatx_np(2)`. Where the system
-or the file system does not know a rename's condition, `UnsupportedError` is raised and the
-caller takes another way.
+Linux: `renameat2(2)`, `statx(2)`, `fcntl(2)` leases, `sync_file_range(2)`. macOS: `renameatx_np(2)`.
+Where the system or the file system does not know a rename's condition, `UnsupportedError` is raised and
+the caller takes another way.
 """
 
 import ctypes
@@ -56,6 +56,12 @@ _RENAME: Final = _function(
 _STATX: Final = _function(
     "statx", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p
 )
+
+_SYNC_FILE_RANGE: Final = _function(
+    "sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
+)
+_SYNC_WRITE: Final = 2
+"""SYNC_FILE_RANGE_WRITE: begin to write, and wait for nothing."""
 
 
 def rename_noreplace(source: Place, target: Place) -> None:
@@ -122,3 +128,12 @@ def open_for_writing(fd: int) -> bool:
     except OSError:
         return False
     return False
+
+
+def start_writing(fd: int, offset: int, length: int) -> None:
+    """Have the system begin to write a part of a file to the disk, so that a later `fsync` is short.
+
+    Promises nothing and raises nothing: where it is not offered, or fails, `fsync` does it all and tells.
+    """
+    if _SYNC_FILE_RANGE is not None:
+        _SYNC_FILE_RANGE(fd, offset, length, _SYNC_WRITE)

@@ -21,6 +21,10 @@ from agent.transfer.wire import Reading
 from libs.contracts.api import Download, DownloadDelta
 from libs.contracts.limits import MIB
 
+_MOST_TRIES: Final = 3
+"""Of a file in ranges, of which some turn out to be wrong."""
+_MOST_WHOLE: Final = 2
+"""Of these, how often nothing tells which: the whole of it is fetched."""
 _IN_LOOP: Final = 64 * 1024
 """Pieces up to this size are hashed and written without a thread: that is cheaper."""
 
@@ -86,13 +90,19 @@ class Downloads:
         return digest
 
     async def _in_ranges(self, item: Download, fd: int, journal: int | None) -> str:
-        partial = await opened(self._channel, item, fd, journal)
-        for _ in range(2):
-            digest = await RangedDownload(self._channel, self._lanes, partial).fetch()
+        found = await opened(self._channel, item, fd, journal)
+        whole_fetches = 0
+        for _ in range(_MOST_TRIES):
+            digest = await RangedDownload(self._channel, self._lanes, found).fetch()
             if digest == item.content_hash:
                 return digest
-            await in_thread(partial.drop)
-            self._channel.tally.lost(item.size)
+            dropped = await until_stopped(found.drop_wrong)
+            if not dropped:
+                await in_thread(found.drop)
+                whole_fetches += 1
+            self._channel.tally.lost(dropped or item.size)
+            if whole_fetches == _MOST_WHOLE:
+                break
         raise LocalError(code="corrupt_download")
 
     async def by_delta(self, delta: DownloadDelta, base: tuple[int, int], fd: int, digest: Digest) -> str:

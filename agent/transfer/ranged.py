@@ -1,6 +1,7 @@
-"""One large file in ranges side by side, each verified as it arrives, and the whole with the last one."""
+"""One large file in ranges side by side, each noted as it arrives, and the whole verified with the last."""
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -8,15 +9,24 @@ from typing import Final, Protocol
 from agent.errors import LocalError
 from agent.transfer.blocking import in_thread
 from agent.transfer.channel import Channel
+from agent.transfer.journal import Journal
 from agent.transfer.lanes import Lanes
-from agent.transfer.ranges import Arriving, Cut, Journal, Partial, cut_in_parts, cut_of
+from agent.transfer.ranges import Arriving, Cut, Partial, Run, cut_in_parts, cut_of
 from agent.transfer.retry import TransientError, repeat, together
 from agent.transfer.wire import PIECE, Reading
 from libs.contracts.api import Download, PartRow
 from libs.contracts.errors import ConflictError, NotFoundError
+from libs.contracts.limits import MIB
 
 _MAX_WRONG: Final = 3
-"""Of one range: answers that are not it, or whose bytes are not."""
+"""Answers for one range that are not it."""
+RUN_BYTES: Final = 40 * MIB
+"""Most bytes of one request, unless a range alone has more. A store looks up and opens what it reads for each
+request: with SeaweedFS, requests of 10 MiB cost a quarter more of its processor, and of the client's."""
+BATCH: Final = MIB
+"""Bytes that are written in one step; less where it takes long until so much is there."""
+_BATCH_SECONDS: Final = 0.5
+"""What a kill costs of a slow line."""
 PAUSE: Final = 0.1
 """Seconds before a body that broke off is read on."""
 
@@ -79,8 +89,11 @@ class Filled(Protocol):
     def arriving(self, number: int) -> Arriving:
         """Return a range to be filled."""
 
-    def accept(self, arriving: Arriving) -> bool:
-        """Take a range that has arrived whole; say no when it is not right."""
+    def continues(self, number: int) -> bool:
+        """Whether a range may come in one request with the one before it."""
+
+    def accept(self, arriving: Arriving) -> None:
+        """Take a range that has arrived whole."""
 
     def digest(self) -> str:
         """Return the SHA-256 of the whole."""
@@ -96,6 +109,7 @@ class RangedDownload:
         self._link = partial.item
         self._renewing = asyncio.Lock()
         self._accepted = asyncio.Event()
+        self._left: deque[int] = deque()
 
     async def fetch(self) -> str:
         """Fetch what is missing and return the SHA-256 of the whole.
@@ -103,13 +117,13 @@ class RangedDownload:
         Raises `LocalError` "corrupt_download", "unwritable", "refused_by_store", and
         `UnavailableError`; what is there by then is kept.
         """
-        numbers = self._partial.missing()
+        self._left.extend(self._partial.missing())
         workers = range(self._channel.settings.part_parallel)
-        await together(self._follow(), *(self._work(numbers) for _ in workers))
+        await together(self._follow(), *(self._work() for _ in workers))
         return self._partial.digest()
 
     async def _follow(self) -> None:
-        """Hash the file as far as it is there, so that nothing is left to be hashed at the end."""
+        """Hash the file as far as it is there, so that little is left to be hashed at the end."""
         while not self._partial.hashed:
             if self._partial.leads:
                 await in_thread(self._partial.hash_next)
@@ -117,35 +131,53 @@ class RangedDownload:
                 self._accepted.clear()
                 await self._accepted.wait()
 
-    async def _work(self, numbers: Iterator[int]) -> None:
-        for number in numbers:
+    async def _work(self) -> None:
+        while self._left:
+            run = self._take()
             async with self._lanes.lane():
-                await self._fetch_range(self._partial.arriving(number))
+                await self._fetch(run)
 
-    async def _fetch_range(self, arriving: Arriving) -> None:
-        for _ in range(_MAX_WRONG):
+    def _take(self) -> Run:
+        """Take ranges for one request: many at first, few at the end so that all lanes end together."""
+        share = len(self._left) // self._lanes.width
+        taken = [self._partial.arriving(self._left.popleft())]
+        room = RUN_BYTES - taken[0].length
+        while self._left and len(taken) < share and self._may_join(taken[-1].number):
+            following = self._partial.arriving(self._left[0])
+            room -= following.length
+            if room < 0:
+                break
+            taken.append(following)
+            self._left.popleft()
+        return Run(taken)
+
+    def _may_join(self, last: int) -> bool:
+        return self._left[0] == last + 1 and self._partial.continues(last + 1)
+
+    async def _fetch(self, run: Run) -> None:
+        wrong = 0
+        while not run.whole:
             try:
-                await self._read_all(arriving)
+                await self._read_on(run)
             except _WrongAnswerError:
-                continue
-            if self._partial.accept(arriving):
-                self._lanes.moved(arriving.length)
-                self._accepted.set()
-                return
-            arriving.restart()
-            self._channel.tally.lost(arriving.length)
-        raise LocalError(code="corrupt_download")
+                self._shorten(run)
+                wrong += 1
+                if wrong == _MAX_WRONG:
+                    raise LocalError(code="corrupt_download") from None
 
-    async def _read_all(self, arriving: Arriving) -> None:
+    def _shorten(self, run: Run) -> None:
+        """Go on with the range at hand where a request went wrong; the others are for whoever takes them."""
+        self._left.extendleft(reversed(run.shorten()))
+
+    async def _read_on(self, run: Run) -> None:
         link = self._link
 
         async def once() -> None:
             nonlocal link
             link = self._link
-            await self._read_some(link.url, arriving)
+            await self._read_some(link.url, run)
 
-        while not arriving.whole:
-            await repeat(self._channel.patience, once, lambda: self._renew(link))
+        await repeat(self._channel.patience, once, lambda: self._renew(link))
 
     async def _renew(self, refused: Download) -> None:
         """Get a new URL unless another range has got one since."""
@@ -153,23 +185,24 @@ class RangedDownload:
             if self._link is refused:
                 self._link = await self._channel.api.download(refused.node_id, refused.version_id)
 
-    async def _read_some(self, url: str, arriving: Arriving) -> None:
+    async def _read_some(self, url: str, run: Run) -> None:
         """Read on; a break after progress is no failure, so a bad line only makes it slow."""
-        before = arriving.done
+        before = run.position
         try:
-            await self._read(url, arriving)
+            await self._read(url, run)
         except TransientError:
             self._lanes.struggled()
-            if arriving.done <= before:
+            self._shorten(run)
+            if run.position <= before:
                 raise
             await asyncio.sleep(PAUSE)
 
-    async def _read(self, url: str, arriving: Arriving) -> None:
-        first, end = arriving.offset + arriving.done, arriving.offset + arriving.length
+    async def _read(self, url: str, run: Run) -> None:
+        first, end = run.position, run.end
         async with self._channel.wire.get(url, first, end - 1) as reading:
             self._check(reading, first, end)
-            await self._drain(reading, arriving)
-        if not arriving.whole:
+            await self._drain(reading, run)
+        if not run.whole:
             raise TransientError("the answer ended early")
 
     def _check(self, reading: Reading, first: int, end: int) -> None:
@@ -182,25 +215,54 @@ class RangedDownload:
         if not right or reading.length not in {None, end - first}:
             raise _WrongAnswerError
 
-    async def _drain(self, reading: Reading, arriving: Arriving) -> None:
+    async def _drain(self, reading: Reading, run: Run) -> None:
         """Write what comes, some at a time. What came before a break is kept."""
-        batch: list[bytes] = []
-        room = arriving.length - arriving.done
-        held = 0
+        batch = _Batch(run.end - run.position)
         try:
             while piece := await reading.piece():
-                room -= len(piece)
-                if room < 0:
-                    self._channel.tally.lost(held)
-                    raise _WrongAnswerError
                 self._channel.tally.received(len(piece))
                 self._channel.patience.succeeded()
-                batch.append(piece)
-                held += len(piece)
-                if held >= PIECE:
-                    full, batch, held = batch, [], 0
-                    await in_thread(arriving.write, full)
+                if not batch.add(piece):
+                    self._channel.tally.lost(batch.held)
+                    raise _WrongAnswerError
+                if batch.due:
+                    await self._write(run, batch)
         except TransientError:
-            await in_thread(arriving.write, batch)
+            await self._write(run, batch)
             raise
-        await in_thread(arriving.write, batch)
+        await self._write(run, batch)
+
+    async def _write(self, run: Run, batch: "_Batch") -> None:
+        for arriving in await in_thread(run.write, batch.take()):
+            self._partial.accept(arriving)
+            self._lanes.moved(arriving.length)
+            self._accepted.set()
+
+
+class _Batch:
+    """What has come and is not written yet, of `room` bytes that are still to come."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._pieces: list[bytes] = []
+        self._clock = asyncio.get_running_loop().time
+        self._since = self._clock()
+        self.held = 0
+
+    def add(self, piece: bytes) -> bool:
+        """Take a piece; say no when it is more than was to come."""
+        self._room -= len(piece)
+        self._pieces.append(piece)
+        self.held += len(piece)
+        return self._room >= 0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is to be written."""
+        return self.held >= BATCH or (self.held >= PIECE and self._clock() - self._since >= _BATCH_SECONDS)
+
+    def take(self) -> list[bytes]:
+        """Return the pieces and begin anew."""
+        pieces, self._pieces, self.held = self._pieces, [], 0
+        self._since = self._clock()
+        return pieces

@@ -1,17 +1,15 @@
-"""A large download on the disk: which ranges are there, what they hash to, and the journal of that.
-
-The journal lies beside the temporary file and is never believed: each of its notes names a digest,
-and bytes count only when they have it. So it needs no flush, and a note that was torn, or that
-outlived the bytes in a power loss, is as good as none.
-"""
+"""A large download on the disk: which ranges are there, and the SHA-256 of the whole."""
 
 import hashlib
 import os
-import struct
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
+from agent.disk.native import start_writing
+from agent.transfer.blocking import Stop, never
+from agent.transfer.journal import Checksum, Journal, Note, new_checksum, sensible
 from libs.contracts.api import Download
 from libs.contracts.limits import MAX_PARTS, MIB
 from libs.contracts.parts import part_count, part_span
@@ -19,12 +17,6 @@ from libs.contracts.parts import part_count, part_span
 RANGE_BYTES: Final = 8 * MIB
 """Files up to this size travel in one request. Larger ones go in ranges: of this size, or the parts in
 which the file was sent, where their digests are known."""
-_MOST_RANGES: Final = 10_000
-"""S3 has no more parts of one object."""
-_MAGIC: Final = b"lockstep ranges1"
-_FACTS: Final = struct.Struct(">16sQQ32s")
-_HEADER: Final = _FACTS.size + hashlib.sha256().digest_size
-_NOTE: Final = struct.Struct(">Q32s")
 
 
 def in_ranges(size: int) -> bool:
@@ -40,73 +32,9 @@ class Cut:
     known: Mapping[int, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
-    """The first `done` bytes of a range have this SHA-256."""
-
-    done: int
-    digest: bytes
-
-
-class Journal:
-    """Notes on the ranges of one content. Without a file (`fd` None) nothing is kept. All methods block."""
-
-    def __init__(self, fd: int | None, item: Download) -> None:
-        self._fd = fd
-        self._item = item
-        self._notes = b""
-
-    def read(self) -> int | None:
-        """Read what is there and return its range size; None when it is no journal of this content."""
-        if self._fd is None:
-            return None
-        try:
-            header = os.pread(self._fd, _HEADER, 0)
-            range_size = self._range_size(header)
-            if range_size is not None:
-                count = part_count(self._item.size, range_size)
-                self._notes = os.pread(self._fd, count * _NOTE.size, _HEADER)
-        except OSError:
-            return None
-        return range_size
-
-    def _range_size(self, header: bytes) -> int | None:
-        facts, digest = header[: _FACTS.size], header[_FACTS.size :]
-        if hashlib.sha256(facts).digest() != digest:
-            return None
-        range_size: int = _FACTS.unpack(facts)[2]
-        ours = facts == self._facts(range_size) and _sensible(self._item.size, range_size)
-        return range_size if ours else None
-
-    def _facts(self, range_size: int) -> bytes:
-        return _FACTS.pack(_MAGIC, self._item.size, range_size, bytes.fromhex(self._item.content_hash))
-
-    def begin(self, range_size: int) -> None:
-        """Forget everything and begin anew."""
-        self._notes = b""
-        if self._fd is not None:
-            facts = self._facts(range_size)
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, facts + hashlib.sha256(facts).digest(), 0)
-
-    def noted(self, number: int) -> Note | None:
-        """Return what `read` found on a range."""
-        note = self._notes[(number - 1) * _NOTE.size : number * _NOTE.size]
-        if len(note) < _NOTE.size:
-            return None
-        done, digest = _NOTE.unpack(note)
-        return Note(done, digest) if done else None
-
-    def note(self, number: int, note: Note) -> None:
-        """Note what is there of a range."""
-        if self._fd is not None:
-            place = _HEADER + (number - 1) * _NOTE.size
-            os.pwrite(self._fd, _NOTE.pack(note.done, note.digest), place)
-
-
 @dataclass(slots=True)
 class Arriving:
-    """A range on its way: written at its place, hashed and noted as it comes."""
+    """A range on its way: written at its place and noted as it comes."""
 
     fd: int
     journal: Journal
@@ -114,25 +42,79 @@ class Arriving:
     offset: int
     length: int
     done: int = 0
-    hasher: Any = field(default_factory=hashlib.sha256)
+    checksum: Checksum = field(default_factory=new_checksum)
+
+    @property
+    def position(self) -> int:
+        """Return where in the file the next byte goes."""
+        return self.offset + self.done
+
+    @property
+    def end(self) -> int:
+        """Return where in the file the next range begins."""
+        return self.offset + self.length
 
     @property
     def whole(self) -> bool:
         """Whether all bytes are there."""
         return self.done == self.length
 
-    def write(self, pieces: list[bytes]) -> None:
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Write the next bytes. Blocks."""
         for piece in pieces:
-            write_all(self.fd, piece, self.offset + self.done)
-            self.hasher.update(piece)
+            write_all(self.fd, piece, self.position)
+            self.checksum.update(piece)
             self.done += len(piece)
         if pieces:
-            self.journal.note(self.number, Note(self.done, self.hasher.digest()))
+            self.journal.note(self.number, Note(self.done, self.checksum.digest()))
 
-    def restart(self) -> None:
-        """Drop what came."""
-        self.done, self.hasher = 0, hashlib.sha256()
+
+class Run:
+    """Ranges one behind the other, on their way in one request; nothing is there but of the first."""
+
+    def __init__(self, ranges: Sequence[Arriving]) -> None:
+        self._ranges = deque(ranges)
+        self.end = ranges[-1].end
+
+    @property
+    def position(self) -> int:
+        """Return where in the file the next byte goes."""
+        return self._ranges[0].position if self._ranges else self.end
+
+    @property
+    def whole(self) -> bool:
+        """Whether all bytes are there."""
+        return not self._ranges
+
+    def write(self, pieces: Sequence[bytes]) -> list[Arriving]:
+        """Write the next bytes, of this run at most, and return the ranges that are whole by them. Blocks."""
+        whole: list[Arriving] = []
+        left = deque(memoryview(piece) for piece in pieces)
+        while left:
+            first = self._ranges[0]
+            first.write(_cut_off(left, first.length - first.done))
+            if first.whole:
+                whole.append(self._ranges.popleft())
+        return whole
+
+    def shorten(self) -> list[int]:
+        """Let go of all ranges but the first, and return their numbers."""
+        others = [self._ranges.pop().number for _ in range(len(self._ranges) - 1)]
+        self.end = self._ranges[0].end if self._ranges else self.end
+        return others[::-1]
+
+
+def _cut_off(pieces: deque[memoryview], count: int) -> list[memoryview]:
+    """Take up to `count` bytes from the front."""
+    taken: list[memoryview] = []
+    while pieces and count:
+        piece = pieces.popleft()
+        if len(piece) > count:
+            pieces.appendleft(piece[count:])
+            piece = piece[:count]
+        taken.append(piece)
+        count -= len(piece)
+    return taken
 
 
 class Partial:
@@ -188,30 +170,33 @@ class Partial:
             return 0
         if claim.done < self.span(number)[1]:
             return self._recall_begun(number, claim)
-        return self._recall_whole(number, self._cut.known.get(number, claim.digest))
+        return self._recall_whole(number, claim)
 
-    def _recall_whole(self, number: int, expected: bytes) -> int:
+    def _recall_whole(self, number: int, claim: Note) -> int:
         """Hash a range that may be there, and what leads at the same time: it is read once."""
         offset, length = self.span(number)
+        known = self._cut.known.get(number)
         leads = self._hashed == number - 1
-        hasher, leading = hashlib.sha256(), self._hasher.copy()
+        checksum, part, leading = new_checksum(), hashlib.sha256(), self._hasher.copy()
         for piece in self._pieces(offset, length):
-            hasher.update(piece)
+            checksum.update(piece)
+            if known:
+                part.update(piece)
             if leads:
                 leading.update(piece)
-        if hasher.digest() != expected:
+        if (part.digest() != known) if known else (checksum.digest() != claim.checksum):
             return 0
         if leads:
             self._hasher, self._hashed = leading, number
-        self._journal.note(number, Note(length, expected))
+        self._journal.note(number, Note(length, checksum.digest()))
         self._there[number] = 1
         return length
 
     def _recall_begun(self, number: int, note: Note) -> int:
         begun = self.arriving(number)
         for piece in self._pieces(begun.offset, note.done):
-            begun.hasher.update(piece)
-        if begun.hasher.digest() != note.digest:
+            begun.checksum.update(piece)
+        if begun.checksum.digest() != note.checksum:
             return 0
         begun.done = note.done
         self._begun[number] = begun
@@ -228,13 +213,28 @@ class Partial:
         begun = self._begun.pop(number, None)
         return begun or Arriving(self._fd, self._journal, number, *self.span(number))
 
-    def accept(self, arriving: Arriving) -> bool:
-        """Take a range that has arrived whole; say no when the server knows another digest for it."""
-        digest = arriving.hasher.digest()
-        if self._cut.known.get(arriving.number, digest) != digest:
-            return False
+    def continues(self, number: int) -> bool:
+        """Whether a range may come in one request with the one before it: nothing of it is there."""
+        return number not in self._begun
+
+    def accept(self, arriving: Arriving) -> None:
+        """Take a range that has arrived whole."""
         self._there[arriving.number] = 1
-        return True
+
+    def drop_wrong(self, stop: Stop = never) -> int:
+        """Drop the ranges that are not what the server knows of them; return how many bytes. Blocks.
+
+        For when the whole is not right. 0: they all are, as far as it is known, so all is to be dropped.
+        """
+        dropped = 0
+        for number, known in self._cut.known.items():
+            offset, length = self.span(number)
+            if not stop() and self._sha256(offset, length) != known:
+                self._journal.strike(number)
+                self._there[number] = 0
+                dropped += length
+        self._hasher, self._hashed = hashlib.sha256(), 0
+        return dropped
 
     def drop(self) -> None:
         """Drop everything. Blocks."""
@@ -257,8 +257,9 @@ class Partial:
         return not self.hashed and bool(self._there[self._hashed + 1])
 
     def hash_next(self) -> None:
-        """Hash the next range. Blocks."""
+        """Hash the next range, and have the system write it to the disk meanwhile. Blocks."""
         offset, length = self.span(self._hashed + 1)
+        start_writing(self._fd, offset, length)
         for piece in self._pieces(offset, length):
             self._hasher.update(piece)
         self._hashed += 1
@@ -266,6 +267,12 @@ class Partial:
     def digest(self) -> str:
         """Return the SHA-256 of the file (hex), once all is hashed."""
         return self._hasher.hexdigest()
+
+    def _sha256(self, offset: int, length: int) -> bytes:
+        hasher = hashlib.sha256()
+        for piece in self._pieces(offset, length):
+            hasher.update(piece)
+        return hasher.digest()
 
     def _pieces(self, offset: int, length: int) -> Iterator[bytes]:
         end = offset + length
@@ -281,11 +288,7 @@ def cut_of(size: int, noted_range_size: int | None) -> Cut:
 
 def cut_in_parts(size: int, part_size: int, known: Mapping[int, bytes]) -> Cut | None:
     """Return how to cut a file as it was sent; None when that cannot be."""
-    return Cut(part_size, known) if _sensible(size, part_size) else None
-
-
-def _sensible(size: int, range_size: int) -> bool:
-    return range_size > 0 and part_count(size, range_size) <= _MOST_RANGES
+    return Cut(part_size, known) if sensible(size, part_size) else None
 
 
 def write_all(fd: int, piece: bytes | memoryview, offset: int) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.transfer.blocking import Stop, never
-from agent.transfer.ranges import RANGE_BYTES, Arriving, Journal, write_all
+from agent.transfer.journal import Journal
+from agent.transfer.ranges import RANGE_BYTES, Arriving, write_all
 from libs.contracts import recipe as recipes
 from libs.contracts.api import Download, DownloadDelta
 from libs.contracts.binary import MalformedError
@@ -87,9 +88,12 @@ class Spots:
         part = self.ranges[number - 1]
         return Arriving(self.fd, Journal(None, self.item), number, part.offset, part.length)
 
-    def accept(self, _arriving: Arriving) -> bool:
+    def continues(self, number: int) -> bool:
+        """Whether a range begins where the one before it ends."""
+        return self.ranges[number - 2].end == self.ranges[number - 1].offset
+
+    def accept(self, _arriving: Arriving) -> None:
         """Take a range that has arrived whole."""
-        return True
 
     def digest(self) -> str:
         """Of the whole nothing is known."""

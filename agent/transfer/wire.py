@@ -24,6 +24,10 @@ from libs.contracts.limits import MIB
 
 PIECE: Final = 256 * 1024
 """Bytes held at once while a body is sent."""
+MOST_READ: Final = MIB
+"""Bytes that are read at once without a limit of speed: each step costs as much as some 100 KiB."""
+_READ_AHEAD: Final = MIB // 2
+"""Bytes in memory above which a connection is not read on, but for as much again."""
 _CODE: Final = re.compile(rb"<Code>(\w{1,64})</Code>")
 _DAMAGED: Final = frozenset(
     {b"BadDigest", b"XAmzContentChecksumMismatch", b"InvalidDigest", b"IncompleteBody"}
@@ -144,8 +148,10 @@ class Wire:
         Whether the answer is what was asked for is for the caller to check.
         """
         options: dict[str, Any] = {}
-        if last is not None or self.down.rate is not None:
+        if self.down.rate is not None:
             options["read_bufsize"] = self.down.piece
+        elif last is not None:
+            options["read_bufsize"] = _READ_AHEAD
         if first or last is not None:
             options["headers"] = {"Range": f"bytes={first}-{'' if last is None else last}"}
         try:
@@ -168,20 +174,21 @@ class Reading:
         self._response = response
         self._pace = pace
         self._stall_seconds = stall_seconds
+        self._most = MOST_READ if pace.rate is None else pace.piece
         self.status = response.status
         self.length = response.content_length
         """Bytes of the body, if that is announced."""
         self.content_range = response.headers.get("Content-Range", "")
 
     async def piece(self) -> bytes:
-        """Return what comes next, 256 KiB at most, no faster than the pace; nothing at the end.
+        """Return what comes next, `MOST_READ` bytes at most, no faster than the pace; nothing at the end.
 
         Raises `TransientError` when the body breaks off, or nothing comes for `stall_seconds`; the time
         for which the pace has it wait does not count.
         """
         try:
             async with asyncio.timeout(self._stall_seconds):
-                piece = await self._response.content.read(self._pace.piece)
+                piece = await self._response.content.read(self._most)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _broken(error) from error
         await self._pace.take(len(piece))

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from agent.transfer.ranged import BATCH
+from agent.transfer.wire import PIECE
 from tests.support.devices import LOCKSTEP, Device
 from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
 SIZE = 45 * MIB + 5
 LANES = 4
-UNWRITTEN = LANES * MIB
-"""What may be on its way between the store and the disk."""
+UNWRITTEN = LANES * (BATCH + PIECE)
+"""What may be on its way between the store and the disk, or there and not noted yet: one step of writing for
+each part under way. It begins as soon as a batch is there, with the piece that makes it so."""
 
 
 def partial(device: Device) -> Path | None:

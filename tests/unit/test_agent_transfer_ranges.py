@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from agent.disk import native
 from agent.errors import LocalError
 from agent.transfer import Transfer, ranged, ranges
-from agent.transfer.ranges import Arriving, Journal, Note
-from agent.transfer.wire import PIECE
+from agent.transfer.journal import Journal, Note, new_checksum
+from agent.transfer.ranges import Arriving, Run
+from agent.transfer.wire import MOST_READ
 from libs.contracts.api import Download, DownloadDelta
 from libs.contracts.errors import UnavailableError
 from libs.contracts.recipe import Copy, Literal, Recipe, encode
@@ -38,6 +40,7 @@ LINK = f"/v1/files/{NODE}/download"
 def _small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "RANGE_BYTES", RANGE)
     monkeypatch.setattr(ranges, "MIB", 10_000)
+    monkeypatch.setattr(ranged, "RUN_BYTES", RANGE)
     monkeypatch.setattr(ranged, "PAUSE", 0.0)
 
 
@@ -157,6 +160,10 @@ def breaks_after(count: int) -> Answer:
     return answer
 
 
+async def _page_of_a_hotel(_request: web.Request) -> web.StreamResponse:
+    return web.Response(body=b"<html>Sign in</html>", content_type="text/html")
+
+
 def part_page(part_size: int, first: int, last: int, **wrong: str) -> dict[str, Any]:
     """The server's word on the parts `first` to `last`; `wrong`: digests that it has wrong, by `pN`."""
     total = -(-len(CONTENT) // part_size)
@@ -267,7 +274,7 @@ async def test_two_downloads_share_the_lanes(server: ScriptedServer, tmp_path: P
 async def test_no_more_than_some_pieces_of_each_lane_are_held(
     server: ScriptedServer, transfer: Transfer, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranged, "PIECE", 10_000)
+    monkeypatch.setattr(ranged, "BATCH", 10_000)
     held: list[int] = []
     write = Arriving.write
 
@@ -281,7 +288,127 @@ async def test_no_more_than_some_pieces_of_each_lane_are_held(
     await files.fetch(transfer, item(server))
 
     assert sum(held) == len(CONTENT)
-    assert max(held) < 10_000 + PIECE
+    assert max(held) < 10_000 + MOST_READ
+
+
+# Several ranges in one request -------------------------------------------------------------------
+
+
+def spans(server: ScriptedServer) -> list[tuple[int, int]]:
+    """Return first byte and end of each request, sorted."""
+    found = [re.findall(r"\d+", seen.headers["Range"]) for seen in server.calls("/s3/o")]
+    return sorted((int(first), int(last) + 1) for first, last in found)
+
+
+@pytest.mark.parametrize("most", [3, 4])
+async def test_ranges_that_follow_each_other_travel_in_one_request_and_the_last_ones_alone(
+    server: ScriptedServer, transfer: Transfer, files: Files, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Of 13 on four lanes a third is too much for one; the share grows less with what is left."""
+    monkeypatch.setattr(ranged, "RUN_BYTES", most * RANGE)
+    server.on("GET", "/s3/o", stored)
+
+    assert await files.fetch(transfer, item(server)) == sha(CONTENT)
+
+    assert files.content == CONTENT
+    found = [0, 3, 5, 7, 8, 9, 10, 11, 12]
+    assert spans(server) == [
+        (first * RANGE, min(end * RANGE, len(CONTENT)))
+        for first, end in zip(found, [*found[1:], COUNT], strict=True)
+    ]
+
+
+async def test_one_request_has_no_more_bytes_than_it_may_but_a_range_at_least(
+    server: ScriptedServer, transfer: Transfer, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.on("GET", "/s3/o", stored)
+    monkeypatch.setattr(ranged, "RUN_BYTES", 2 * RANGE + RANGE // 2)
+    await files.fetch(transfer, item(server))
+    assert max(end - first for first, end in spans(server)) == 2 * RANGE
+
+    os.truncate(files.temp, 0)
+    server.seen.clear()
+    monkeypatch.setattr(ranged, "RUN_BYTES", 1)
+    await files.fetch(transfer, item(server))
+    assert max(end - first for first, end in spans(server)) == RANGE
+
+
+async def test_each_range_of_a_request_is_noted_by_itself(
+    server: ScriptedServer, transfer: Transfer, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranged, "RUN_BYTES", 3 * RANGE)
+    server.on("GET", "/s3/o", stored)
+    await files.fetch(transfer, item(server))
+
+    journal = Journal(files.fds[1], item(server))
+    assert journal.read() == RANGE
+    for number in ALL:
+        part = CONTENT[(number - 1) * RANGE : number * RANGE]
+        assert journal.noted(number) == noted(part)
+
+
+def noted(part: bytes) -> Note:
+    """Return what the journal is to say of these bytes."""
+    checksum = new_checksum()
+    checksum.update(part)
+    return Note(len(part), checksum.digest())
+
+
+async def test_a_gap_that_is_filled_already_is_not_asked_for_again(
+    server: ScriptedServer, transfer: Transfer, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A range that is there, or of which something is there, begins a request of its own."""
+    monkeypatch.setattr(ranged, "RUN_BYTES", 9 * RANGE)
+    files.fill(item(server), [2, *range(6, COUNT + 1)])
+    begun = Arriving(files.fds[0], Journal(files.fds[1], item(server)), 4, 3 * RANGE, RANGE)
+    begun.write([CONTENT[3 * RANGE :][:40_000]])
+    server.on("GET", "/s3/o", stored)
+    monkeypatch.setattr(transfer._downloads._lanes, "width", 1)
+
+    assert await files.fetch(transfer, item(server)) == sha(CONTENT)
+
+    assert spans(server) == [(0, RANGE), (2 * RANGE, 3 * RANGE), (3 * RANGE + 40_000, 5 * RANGE)]
+    assert transfer.tally.downloaded_bytes == 4 * RANGE - 40_000
+    assert transfer.tally.settled_bytes == len(CONTENT)
+
+
+@pytest.mark.parametrize(("trouble", "kept"), [(breaks_after(130_000), 130_000), (_page_of_a_hotel, 0)])
+async def test_a_request_that_goes_wrong_goes_on_with_the_range_at_hand_and_others_take_the_rest(
+    server: ScriptedServer,
+    transfer: Transfer,
+    files: Files,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Answer,
+    kept: int,
+) -> None:
+    monkeypatch.setattr(ranged, "RUN_BYTES", 3 * RANGE)
+    server.on("GET", "/s3/o", in_trouble(trouble, 0))
+
+    assert await files.fetch(transfer, item(server)) == sha(CONTENT)
+
+    assert files.content == CONTENT
+    at_hand = (kept // RANGE + 1) * RANGE
+    assert (kept, at_hand) in spans(server)
+    assert {first for first, _ in spans(server)} >= {at_hand, 3 * RANGE}
+    assert transfer.tally.downloaded_bytes == transfer.tally.settled_bytes == len(CONTENT)
+
+
+async def test_pieces_are_cut_at_the_borders_of_ranges(server: ScriptedServer, tmp_path: Path) -> None:
+    content, sizes = bytes(range(200)), [70, 70, 60]
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    journal = Journal(None, item(server))
+    starts = [sum(sizes[:n]) for n in range(3)]
+    run = Run([Arriving(fd, journal, n, starts[n], sizes[n]) for n in range(3)])
+
+    whole = [
+        [arriving.number for arriving in run.write([content[at : at + step] for at in ats])]
+        for ats, step in (((0,), 10), ((10, 20), 10), ((30, 60), 30), ((90,), 110))
+    ]
+
+    assert whole == [[], [], [0], [1, 2]]
+    assert run.whole
+    assert os.pread(fd, 300, 0) == content
+    os.close(fd)
 
 
 # Continued ---------------------------------------------------------------------------------------
@@ -515,10 +642,6 @@ async def test_a_longer_file_of_something_else_is_cut(
 # What goes wrong ---------------------------------------------------------------------------------
 
 
-async def _page_of_a_hotel(_request: web.Request) -> web.StreamResponse:
-    return web.Response(body=b"<html>Sign in</html>", content_type="text/html")
-
-
 async def _page_as_long_as_the_range(request: web.Request) -> web.StreamResponse:
     start, end = asked_span(request)
     return web.Response(body=b"<html>".ljust(end - start), content_type="text/html")
@@ -624,6 +747,55 @@ async def test_a_range_that_stays_damaged_is_an_error(
     with pytest.raises(LocalError, match="corrupt_download"):
         await files.fetch(transfer, item(server))
     assert asked(server).count(4) == 3
+
+
+async def test_after_a_range_that_stayed_damaged_the_next_run_fetches_that_alone(
+    server: ScriptedServer, transfer: Transfer, files: Files
+) -> None:
+    knows_parts(server)
+    flipped = gives(lambda part: bytes([part[0] ^ 1]) + part[1:])
+    server.on("GET", "/s3/o", in_trouble(flipped, 3 * RANGE, times=99))
+    with pytest.raises(LocalError, match="corrupt_download"):
+        await files.fetch(transfer, item(server))
+    # The server forgets the digests, so only the journal tells what is there.
+    server._answers["GET", PARTS][:] = [says({"part_size": None, "parts_total": 0, "items": []})]
+    server._answers["GET", "/s3/o"][:] = [stored]
+    server.seen.clear()
+
+    assert await files.fetch(transfer, item(server)) == sha(CONTENT)
+    assert asked(server) == [4]
+
+
+async def test_bytes_that_a_disk_lost_meanwhile_are_fetched_again_alone(
+    server: ScriptedServer, transfer: Transfer, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is verified is what is on the disk: it is read back, however right it came."""
+    knows_parts(server)
+    server.on("GET", "/s3/o", stored)
+    real, spoiled = os.pwrite, False
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        nonlocal spoiled
+        if fd == files.fds[0] and offset == 6 * RANGE and not spoiled:
+            spoiled = True
+            return real(fd, bytes(len(data)), offset)
+        return real(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    assert await files.fetch(transfer, item(server)) == sha(CONTENT)
+    assert files.content == CONTENT
+    assert asked(server) == sorted([*ALL, 7])
+    assert transfer.tally.settled_bytes == len(CONTENT)
+
+
+async def test_digests_of_parts_that_the_server_has_wrong_do_no_harm_to_a_whole_that_is_right(
+    server: ScriptedServer, transfer: Transfer, files: Files
+) -> None:
+    knows_parts(server, p4=sha(b"something else"))
+    server.on("GET", "/s3/o", stored)
+
+    assert await files.fetch(transfer, item(server)) == sha(CONTENT)
+    assert asked(server) == ALL
 
 
 async def test_a_whole_that_is_wrong_though_all_ranges_are_right_is_fetched_once_more(
@@ -814,6 +986,52 @@ async def test_a_cancelled_download_leaves_no_thread_that_writes(
     monkeypatch.setattr(os, "pwrite", real)
     assert await files.fetch(transfer, item(server)) == sha(CONTENT)
     assert files.content == CONTENT
+
+
+async def test_what_comes_slowly_is_noted_before_a_batch_is_full(
+    server: ScriptedServer, transfer: Transfer, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranged, "PIECE", 10_000)
+    monkeypatch.setattr(ranged, "_BATCH_SECONDS", 0.0)
+    go_on = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        start, end = asked_span(request)
+        response = web.StreamResponse(status=206, headers=headers_of(start, end))
+        response.content_length = end - start
+        await response.prepare(request)
+        await response.write(CONTENT[start : start + 30_000])
+        await go_on.wait()
+        await response.write(CONTENT[start + 30_000 : end])
+        return response
+
+    server.on("GET", "/s3/o", in_trouble(slow, 0))
+    task = asyncio.create_task(files.fetch(transfer, item(server)))
+    journal = Journal(files.fds[1], item(server))
+
+    async def is_noted() -> bool:
+        return journal.read() == RANGE and journal.noted(1) == noted(CONTENT[:30_000])
+
+    await eventually(is_noted, 10, 0.001)
+    go_on.set()
+    assert await task == sha(CONTENT)
+
+
+async def test_where_the_system_cannot_begin_to_write_early_nothing_else_changes(
+    server: ScriptedServer, transfer: Transfer, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_SYNC_FILE_RANGE", None)
+    server.on("GET", "/s3/o", stored)
+    assert await files.fetch(transfer, item(server)) == sha(CONTENT)
+    assert files.content == CONTENT
+
+
+def test_to_begin_writing_is_no_error_even_for_what_is_no_file() -> None:
+    reader, writer = os.pipe()
+    native.start_writing(writer, 0, 100)
+    os.close(reader)
+    os.close(writer)
+    native.start_writing(writer, 0, 100)
 
 
 # The journal -------------------------------------------------------------------------------------
