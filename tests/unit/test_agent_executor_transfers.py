@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +17,7 @@ from agent.executor import Executor, Work
 from agent.executor.downloads import Downloads
 from agent.executor.tree import TreeChanges
 from agent.executor.uploads import Uploads
+from agent.former import FormerVersions
 from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode
 from agent.transfer import SmallOutcome, SmallUpload
 from agent.transfer.tally import Tally
@@ -41,7 +42,10 @@ class Stub:
         self.aborted: list[str] = []
         self.dirty: set[str] = set()
         self.differences = None
-        self.state = SimpleNamespace(parts=None, put=lambda *_: None, get=lambda _: None)
+        former = FormerVersions(None, nullcontext)
+        self.state = SimpleNamespace(
+            parts=None, put=lambda *_: None, get=lambda _: None, former=former, local={}, synced={}, remote={}
+        )
         self.disk = SimpleNamespace(open_for_read=self._opened, lstat=lambda _: None)
         self.api = SimpleNamespace(complete_upload_batch=self._refuse, abort_upload=self._abort)
         self.transfer = SimpleNamespace(tally=Tally(), commit_large=self._refuse, upload_small=self._sent)
