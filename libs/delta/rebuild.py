@@ -5,6 +5,7 @@ from typing import Final
 
 from libs.contracts.binary import MalformedError
 from libs.contracts.limits import MIB
+from libs.contracts.parts import part_count
 from libs.contracts.recipe import Copy, Range, Recipe
 
 WINDOW_GAP: Final = MIB
@@ -50,6 +51,23 @@ def windows(recipe: Recipe, gap: int = WINDOW_GAP) -> Iterator[Range]:
         current = part
     if current is not None:
         yield current
+
+
+def copied_parts(recipe: Recipe, part_size: int) -> list[Range | None]:
+    """Return for each part of the target, in order, the range of the base that it is; None: of no single one.
+
+    All parts have `part_size` bytes, the last has what is left. Only what one step copies counts.
+    """
+    size = recipe.size
+    found: list[Range | None] = [None] * part_count(size, part_size)
+    for at, op in recipe.placed():
+        end = at + op.length
+        if isinstance(op, Copy):
+            after = len(found) if end == size else end // part_size
+            for index in range(-(-at // part_size), after):
+                start = index * part_size
+                found[index] = Range(op.offset + start - at, min(part_size, size - start))
+    return found
 
 
 class _Base:

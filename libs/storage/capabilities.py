@@ -34,6 +34,8 @@ class Capabilities:
     """ListParts tells every part, and only those that were accepted."""
     joining: bool
     """Parts are joined when they are named with their SHA-256."""
+    copying: bool
+    """Parts of a multipart upload can be ranges of another object, of which a certain ETag is required."""
     multipart_listing: bool
     """Running multipart uploads are listed by a prefix of their key."""
     abort: bool
@@ -58,6 +60,7 @@ _WITHOUT: Final = {
     "cors_etag": "programs in web browsers cannot see the ETag of a part",
     "part_listing": "resuming and completing large files is not safe: use another S3",
     "joining": "files that travel in parts cannot be committed: use another S3",
+    "copying": "of a file that was edited the upload service sends S3 every byte, not only the new ones",
     "multipart_listing": "the sweep finds no abandoned multipart uploads: have S3 expire them after 8 days",
     "abort": "parts of sessions that were given up take space until S3 expires them",
 }

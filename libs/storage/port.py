@@ -5,6 +5,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from libs.contracts.errors import NotFoundError
+from libs.contracts.recipe import Range
+
+
+class UploadGoneError(NotFoundError):
+    """The multipart upload is no more: joined, aborted, or never begun."""
+
+    def __init__(self) -> None:
+        super().__init__("The multipart upload is gone")
+
 
 @dataclass(frozen=True, slots=True)
 class Signed:
@@ -23,6 +33,19 @@ class StoredObject:
     key: str
     size: int
     modified_at: datetime
+    etag: str | None = None
+    """S3's name for these bytes under this key; other bytes have another. Told by `head` only."""
+    copied: int = 0
+    """The number that `create_multipart` was told to note. Told by `head` only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A range of an object, as long as that has this ETag."""
+
+    key: str
+    etag: str
+    range: Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +61,11 @@ class StoredPart:
 
 @dataclass(frozen=True, slots=True)
 class PartToJoin:
-    """A part as completing names it; `sha256` in hex."""
+    """A part as completing names it; `sha256` in hex, None in an upload for copies."""
 
     number: int
     etag: str
-    sha256: str
+    sha256: str | None = None
 
 
 class ObjectStore(Protocol):
@@ -67,12 +90,15 @@ class ObjectStore(Protocol):
     def walk(self, prefix: str) -> AsyncIterator[StoredObject]:
         """Walk all objects whose key starts with `prefix`."""
 
-    def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
+    def read(
+        self, key: str, offset: int = 0, length: int | None = None, *, etag: str | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Stream an object's bytes, or a range of them, in chunks of at most 1 MiB.
 
-        Raises `NotFoundError`, and `UnavailableError` also in the middle: what ends without an error is
-        all that S3 said it would send. `MalformedError` where S3 gives the whole for a range. `length` is
-        at least 1; a range beyond the end gives fewer bytes.
+        Raises `NotFoundError`, also when the object has another ETag than was given, and
+        `UnavailableError`, that also in the middle: what ends without an error is all that S3 said it
+        would send. `MalformedError` where S3 gives the whole for a range. `length` is at least 1; a
+        range beyond the end gives fewer bytes.
         """
 
     async def put(self, key: str, body: bytes) -> None:
@@ -84,11 +110,26 @@ class ObjectStore(Protocol):
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there count as done."""
 
-    async def create_multipart(self, key: str) -> str:
-        """Start a multipart upload and return S3's id of it."""
+    async def create_multipart(self, key: str, *, copied: int | None = None) -> str:
+        """Start a multipart upload and return S3's id of it.
 
-    async def put_part(self, key: str, upload_id: str, number: int, body: bytes) -> PartToJoin:
-        """Send a part that a service itself makes. Raises `NotFoundError` without the multipart upload."""
+        With a number one into which parts can be copied; the number is noted with the object. It goes
+        without SHA-256 of its parts, for which many an S3 would have to read what it copies.
+        """
+
+    async def put_part(
+        self, key: str, upload_id: str, number: int, body: bytes, *, copying: bool = False
+    ) -> PartToJoin:
+        """Send a part that a service itself makes, `copying` into an upload for copies.
+
+        It is bound by its SHA-256, or by its MD5 there. Raises `UploadGoneError`.
+        """
+
+    async def copy_part(self, key: str, upload_id: str, number: int, source: Slice) -> PartToJoin:
+        """Have S3 copy a part from an object that it has.
+
+        Raises `UploadGoneError`, and `NotFoundError` when the object is gone, or is another now.
+        """
 
     async def list_parts(self, key: str, upload_id: str) -> list[StoredPart] | None:
         """Return the parts in order of number, or None: no such upload.

@@ -15,12 +15,13 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from libs.contracts.errors import LockstepError, UnavailableError
+from libs.contracts.errors import LockstepError, NotFoundError, UnavailableError
 from libs.contracts.ids import new_id
 from libs.contracts.keys import PROBE_PREFIX
+from libs.contracts.recipe import Range
 from libs.runtime.settings import S3Settings
 from libs.storage.capabilities import Capabilities
-from libs.storage.port import ObjectStore, PartToJoin
+from libs.storage.port import ObjectStore, PartToJoin, Slice
 from libs.storage.s3 import bound_headers
 from libs.storage.sigv4 import Presigner
 
@@ -30,6 +31,7 @@ _LONGER: Final = b"lockstep+"
 _ORIGIN: Final = "https://any.example"
 _PARTS: Final = (1, 2, 10)
 _WRONG_PART: Final = 3
+_COPIED: Final = Range(2, 4)
 _URL_SECONDS: Final = 300
 _REQUEST_SECONDS: Final = 10.0
 _AWAY: Final = {429, 500, 502, 503, 504}
@@ -100,11 +102,12 @@ class _Probe:
                 cors_etag=await self._shows_etag_to_pages(),
                 abort=gone,
                 joining=await self._joins(),
+                copying=await self._copies(),
                 **parts,
             )
         finally:
             with suppress(LockstepError):
-                await self._store.delete([self._key, f"{self._key}-other"])
+                await self._store.delete([self._key, f"{self._key}-other", f"{self._key}-copy"])
 
     async def _control(self) -> None:
         """Do what is right: an S3 that refuses everything has no checks worth the name."""
@@ -144,6 +147,34 @@ class _Probe:
             except LockstepError:
                 return False
         return True
+
+    async def _copies(self) -> bool:
+        """Copy a range, and see that it stays when its source is deleted; of another object it is refused."""
+        copy, source = f"{self._key}-copy", f"{self._key}-other"
+        try:
+            await self._store.put(source, _SENT)
+            found = await self._store.head(source)
+            if found is None or found.etag is None:
+                return False
+            await self._copy(copy, Slice(source, found.etag, _COPIED))
+            await self._store.put(source, _OTHER)
+            with suppress(NotFoundError):
+                await self._copy(copy, Slice(source, found.etag, _COPIED))
+                return False
+            await self._store.delete([source])
+            kept = b"".join([piece async for piece in self._store.read(copy)])
+        except LockstepError:  # an S3 without this call may say 501; one that went away shows elsewhere
+            return False
+        return kept == _SENT[_COPIED.offset : _COPIED.end]
+
+    async def _copy(self, key: str, source: Slice) -> None:
+        upload_id = await self._store.create_multipart(key, copied=1)
+        try:
+            part = await self._store.copy_part(key, upload_id, 1, source)
+            await self._store.complete_multipart(key, upload_id, [part])
+        finally:
+            with suppress(LockstepError):
+                await self._store.abort_multipart(key, upload_id)
 
     async def _lists(self, upload_id: str) -> bool:
         try:

@@ -6,11 +6,11 @@ the inner one. Headers that a signature binds must be sent as they are given.
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
-from typing import Any, Final, ParamSpec, TypeVar
+from hashlib import md5, sha256
+from typing import Any, Final
 from urllib.parse import quote
 
 import aioboto3
@@ -20,23 +20,17 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import parse_timestamp
 
 from libs.contracts.binary import MalformedError
-from libs.contracts.errors import ConflictError, LockstepError, NotFoundError, UnavailableError
+from libs.contracts.errors import ConflictError, UnavailableError
 from libs.contracts.limits import MAX_PAGE, MIB
 from libs.runtime.settings import S3Settings
-from libs.storage.port import PartToJoin, Signed, StoredObject, StoredPart
+from libs.storage.port import PartToJoin, Signed, Slice, StoredObject, StoredPart, UploadGoneError
+from libs.storage.s3_errors import BAD_PART, BEYOND_END, GONE, NO_UPLOAD, code_of, translate, translated
 from libs.storage.sigv4 import Presigner
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_GONE: Final = {"404", "NoSuchKey", "NotFound"}
-_NO_KEY: Final = {"NoSuchKey"}
-"""A 404 that says no more may come from something in front of S3, and is no reason to give bytes up."""
-_NO_UPLOAD: Final = {"NoSuchUpload"}
-_BEYOND_END: Final = {"InvalidRange"}
 _PARTIAL: Final = 206
-_BAD_PART: Final = {"InvalidPart", "BadDigest"}
-"""What sending parts again can cure; other refusals mean that this S3 does not join as Lockstep asks."""
+_COPIED: Final = "lockstep-copied"
+"""The name of the metadata with the number that `create_multipart` is told."""
+_MANY: Final = 1_000_000
 
 
 @asynccontextmanager
@@ -113,22 +107,22 @@ class S3ObjectStore:
         try:
             await self._inner.head_bucket(Bucket=self._bucket)
         except ClientError as error:
-            if _code(error) not in _GONE | {"NoSuchBucket"}:
-                raise _translated(error) from error
+            if code_of(error) not in GONE | {"NoSuchBucket"}:
+                raise translated(error) from error
             await self._create_bucket()
         except BotoCoreError as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     async def _create_bucket(self) -> None:
         try:
             await self._inner.create_bucket(Bucket=self._bucket)
         except ClientError as error:
-            if _code(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
-                raise _translated(error) from error
+            if code_of(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                raise translated(error) from error
 
     async def ping(self) -> None:
         """Raise `UnavailableError` unless the bucket answers."""
-        await _translate(self._inner.head_bucket)(Bucket=self._bucket)
+        await translate(self._inner.head_bucket)(Bucket=self._bucket)
 
     # Presigning ---------------------------------------------------------------------------
 
@@ -161,28 +155,33 @@ class S3ObjectStore:
         try:
             answer = await self._inner.head_object(Bucket=self._bucket, Key=key)
         except ClientError as error:
-            if _code(error) in _GONE:
+            if code_of(error) in GONE:
                 return None
-            raise _translated(error) from error
+            raise translated(error) from error
         except BotoCoreError as error:
-            raise _translated(error) from error
-        return StoredObject(key, answer["ContentLength"], answer["LastModified"])
+            raise translated(error) from error
+        copied = _count(answer.get("Metadata", {}).get(_COPIED))
+        return StoredObject(key, answer["ContentLength"], answer["LastModified"], answer["ETag"], copied)
 
     async def walk(self, prefix: str) -> AsyncIterator[StoredObject]:
         """See the port."""
         token: dict[str, str] = {}
         while True:
-            page = await _translate(self._inner.list_objects_v2)(Bucket=self._bucket, Prefix=prefix, **token)
+            page = await translate(self._inner.list_objects_v2)(Bucket=self._bucket, Prefix=prefix, **token)
             for item in page.get("Contents", []):
                 yield StoredObject(item["Key"], item["Size"], item["LastModified"])
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    async def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
+    async def read(
+        self, key: str, offset: int = 0, length: int | None = None, *, etag: str | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """See the port."""
         end = "" if length is None else str(offset + length - 1)
         asked = {} if offset == 0 and length is None else {"Range": f"bytes={offset}-{end}"}
+        if etag is not None:
+            asked["IfMatch"] = etag
         try:
             answer = await self._inner.get_object(Bucket=self._bucket, Key=key, **asked)
             if offset and answer["ResponseMetadata"]["HTTPStatusCode"] != _PARTIAL:
@@ -192,56 +191,69 @@ class S3ObjectStore:
                 async for chunk in body.content.iter_chunked(MIB):
                     yield chunk
         except ClientError as error:
-            if _code(error) not in _BEYOND_END:
-                raise _translated(error) from error
+            if code_of(error) not in BEYOND_END:
+                raise translated(error) from error
         except (TimeoutError, BotoCoreError, LineError, OSError) as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     async def put(self, key: str, body: bytes) -> None:
         """See the port."""
         digest = (await asyncio.to_thread(sha256, body)).hexdigest()
-        put = _translate(self._inner.put_object)
+        put = translate(self._inner.put_object)
         await put(Bucket=self._bucket, Key=key, Body=body, ChecksumSHA256=_b64(digest))
 
     async def delete(self, keys: Sequence[str]) -> None:
         """See the port."""
         for key in keys:
-            await _translate(self._inner.delete_object)(Bucket=self._bucket, Key=key)
+            await translate(self._inner.delete_object)(Bucket=self._bucket, Key=key)
 
     # Multipart ----------------------------------------------------------------------------
 
-    async def create_multipart(self, key: str) -> str:
+    async def create_multipart(self, key: str, *, copied: int | None = None) -> str:
         """See the port."""
-        create = _translate(self._inner.create_multipart_upload)
-        answer = await create(Bucket=self._bucket, Key=key, ChecksumAlgorithm="SHA256")
+        how: dict[str, Any] = {"Metadata": {_COPIED: str(copied)}}
+        if copied is None:
+            how = {"ChecksumAlgorithm": "SHA256"}
+        answer = await translate(self._inner.create_multipart_upload)(Bucket=self._bucket, Key=key, **how)
         return str(answer["UploadId"])
 
-    async def put_part(self, key: str, upload_id: str, number: int, body: bytes) -> PartToJoin:
+    async def put_part(
+        self, key: str, upload_id: str, number: int, body: bytes, *, copying: bool = False
+    ) -> PartToJoin:
         """See the port."""
-        digest = (await asyncio.to_thread(sha256, body)).hexdigest()
-        try:
-            answer = await self._inner.upload_part(
-                Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body,
-                ChecksumSHA256=_b64(digest),
-            )  # fmt: skip
-        except ClientError as error:
-            if _code(error) in _NO_UPLOAD:
-                raise NotFoundError("The multipart upload is gone") from error
-            raise _translated(error) from error
-        except BotoCoreError as error:
-            raise _translated(error) from error
-        return PartToJoin(number, answer["ETag"], digest)
+        digest = await asyncio.to_thread(_md5 if copying else sha256, body)
+        bound = {"ContentMD5" if copying else "ChecksumSHA256": base64.b64encode(digest.digest()).decode()}
+        answer = await translate(self._inner.upload_part)(
+            Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body, **bound
+        )
+        return PartToJoin(number, answer["ETag"], None if copying else digest.hexdigest())
+
+    async def copy_part(self, key: str, upload_id: str, number: int, source: Slice) -> PartToJoin:
+        """See the port."""
+        answer = await translate(self._inner.upload_part_copy)(
+            Bucket=self._bucket,
+            Key=key,
+            UploadId=upload_id,
+            PartNumber=number,
+            CopySource={"Bucket": self._bucket, "Key": source.key},
+            CopySourceRange=f"bytes={source.range.offset}-{source.range.end - 1}",
+            CopySourceIfMatch=source.etag,
+        )
+        etag = answer.get("CopyPartResult", {}).get("ETag")
+        if etag is None:
+            raise UnavailableError("S3 did not confirm that a part was copied")
+        return PartToJoin(number, etag)
 
     async def list_parts(self, key: str, upload_id: str) -> list[StoredPart] | None:
         """See the port."""
         try:
             items = [item async for item in self._walk_parts(key, upload_id)]
         except ClientError as error:
-            if _code(error) in _NO_UPLOAD:
+            if code_of(error) in NO_UPLOAD:
                 return None
-            raise _translated(error) from error
+            raise translated(error) from error
         except BotoCoreError as error:
-            raise _translated(error) from error
+            raise translated(error) from error
         items.sort(key=lambda item: (item["PartNumber"], item["LastModified"]))
         return list(dict.fromkeys(map(_part, items)))
 
@@ -261,12 +273,7 @@ class S3ObjectStore:
 
     async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[PartToJoin]) -> None:
         """See the port."""
-        joined = {
-            "Parts": [
-                {"PartNumber": part.number, "ETag": part.etag, "ChecksumSHA256": _b64(part.sha256)}
-                for part in parts
-            ]
-        }
+        joined = {"Parts": [_named(part) for part in parts]}
         try:
             answer = await self._slow.complete_multipart_upload(
                 Bucket=self._bucket, Key=key, UploadId=upload_id, MultipartUpload=joined
@@ -275,34 +282,34 @@ class S3ObjectStore:
             await self._settle_failed_complete(error, key)
             return
         except BotoCoreError as error:
-            raise _translated(error) from error
+            raise translated(error) from error
         if "ETag" not in answer:
             raise UnavailableError("S3 did not confirm that the parts were joined")
 
     async def _settle_failed_complete(self, error: ClientError, key: str) -> None:
-        code = _code(error)
-        if code in _BAD_PART:
+        code = code_of(error)
+        if code in BAD_PART:
             raise ConflictError("S3 refused a part", code="parts_missing") from error
-        if code not in _NO_UPLOAD | _GONE:
-            raise _translated(error) from error
+        if code not in NO_UPLOAD | GONE:
+            raise translated(error) from error
         if await self.head(key) is None:
-            raise NotFoundError("The multipart upload is gone") from error
+            raise UploadGoneError from error
 
     async def abort_multipart(self, key: str, upload_id: str) -> None:
         """See the port."""
         try:
             await self._inner.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
         except ClientError as error:
-            if _code(error) not in _NO_UPLOAD | _GONE:
-                raise _translated(error) from error
+            if code_of(error) not in NO_UPLOAD | GONE:
+                raise translated(error) from error
         except BotoCoreError as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     async def walk_multiparts(self, prefix: str) -> AsyncIterator[tuple[str, str, datetime]]:
         """See the port."""
         marker: dict[str, str] = {}
         while True:
-            list_uploads = _translate(self._inner.list_multipart_uploads)
+            list_uploads = translate(self._inner.list_multipart_uploads)
             page = await list_uploads(Bucket=self._bucket, Prefix=prefix, **marker)
             for item in page.get("Uploads", []):
                 yield item["Key"], item["UploadId"], item["Initiated"]
@@ -313,6 +320,22 @@ class S3ObjectStore:
 
 def _part(item: dict[str, Any]) -> StoredPart:
     return StoredPart(item["PartNumber"], item["Size"], item["ETag"], _hex(item.get("ChecksumSHA256")))
+
+
+def _named(part: PartToJoin) -> dict[str, Any]:
+    named = {"PartNumber": part.number, "ETag": part.etag}
+    return named if part.sha256 is None else {**named, "ChecksumSHA256": _b64(part.sha256)}
+
+
+def _count(noted: str | None) -> int:
+    """Return a number as it was noted; many when it is none: then it is not ours."""
+    if noted is None:
+        return 0
+    return int(noted) if noted.isdecimal() and len(noted) <= len(str(_MANY)) else _MANY
+
+
+def _md5(body: bytes) -> Any:
+    return md5(body, usedforsecurity=False)
 
 
 def bound_headers(size: int, sha256: str) -> dict[str, str]:
@@ -326,32 +349,3 @@ def _b64(sha256_hex: str) -> str:
 
 def _hex(checksum: str | None) -> str | None:
     return None if checksum is None else base64.b64decode(checksum).hex()
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _status(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _translated(error: Exception) -> LockstepError:
-    """Map a driver's error: 4xx that S3 means becomes `NotFoundError` or "internal"."""
-    if isinstance(error, ClientError):
-        if _code(error) in _NO_KEY:
-            return NotFoundError("There is no such object")
-        vague = _code(error) in {"", *_GONE} or _status(error) in {403, 408, 429}
-        if 400 <= _status(error) < 500 and not vague:
-            return LockstepError(f"S3 refused the request: {_code(error)}")
-    return UnavailableError("S3 does not answer", retry_after=2)
-
-
-def _translate(call: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    async def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await call(*args, **kwargs)
-        except (ClientError, BotoCoreError) as error:
-            raise _translated(error) from error
-
-    return wrapped

@@ -11,7 +11,9 @@ from libs.storage.port import ObjectStore
 log = get_logger("steady")
 
 
-async def read_on(objects: ObjectStore, key: str, wanted: Range) -> AsyncGenerator[bytes, None]:
+async def read_on(
+    objects: ObjectStore, key: str, wanted: Range, *, etag: str | None = None
+) -> AsyncGenerator[bytes, None]:
     """Stream a range as `ObjectStore.read` does, begun again where it breaks off.
 
     Between two literals gigabytes can be copied, and no S3 keeps a stream open for ever to one who
@@ -22,7 +24,7 @@ async def read_on(objects: ObjectStore, key: str, wanted: Range) -> AsyncGenerat
     while at < wanted.end:
         began = at
         try:
-            async with aclosing(objects.read(key, at, wanted.end - at)) as pieces:
+            async with aclosing(objects.read(key, at, wanted.end - at, etag=etag)) as pieces:
                 async for piece in pieces:
                     at += len(piece)
                     yield piece

@@ -17,11 +17,12 @@ from libs.storage.s3 import S3ObjectStore, open_store
 from tests.integration.test_storage_s3 import settings_of
 from tests.support.backends import Backends
 from tests.support.relay import relay_to
-from tests.support.s3_proxy import Answered, Asked, Before, S3Proxy, s3_proxy
+from tests.support.s3_proxy import After, Answered, Asked, Before, S3Proxy, s3_proxy
 
 EVERYTHING = Capabilities(
     put_checksums=True, part_checksums=True, lengths=True, conditional_writes=True, ranges=True, cors=True,
-    cors_etag=True, part_listing=True, joining=True, multipart_listing=True, abort=True,
+    cors_etag=True, part_listing=True, joining=True, copying=True,
+    multipart_listing=True, abort=True,
 )  # fmt: skip
 
 
@@ -107,11 +108,35 @@ async def cannot_join(asked: Asked) -> Answered | None:
     return Answered(400) if asked.completes else None
 
 
+async def cannot_copy(asked: Asked) -> Answered | None:
+    return Answered(501) if "x-amz-copy-source" in asked.headers else None
+
+
+async def copies_the_whole(asked: Asked) -> Answered | None:
+    is_read = asked.method == "GET" and asked.path.endswith("-copy") and not asked.query
+    return Answered(200, b"lockstep") if is_read else None
+
+
+async def loses_the_copy_with_its_source(asked: Asked, answered: Answered) -> Answered | None:
+    is_read = asked.method == "GET" and asked.path.endswith("-copy") and not asked.query
+    body = b"<Error><Code>NoSuchKey</Code></Error>"
+    return Answered(404, body) if is_read else answered
+
+
+async def copies_of_any_object(asked: Asked, answered: Answered) -> Answered | None:
+    copied = b"<CopyPartResult><ETag>e</ETag></CopyPartResult>"
+    joined = b"<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>"
+    if answered.status == 412 and "x-amz-copy-source" in asked.headers:
+        return Answered(200, copied)
+    return Answered(200, joined) if asked.completes and b">e<" in asked.body else answered
+
+
 BEFORE = {
     "joining": cannot_join,
     "put_checksums": takes_any_object,
     "lengths": takes_any_length,
     "conditional_writes": does_not_know_conditions,
+    "copying": cannot_copy,
     "cors": refuses_pages,
 }
 AFTER = {
@@ -129,8 +154,24 @@ async def test_what_an_s3_lacks_is_found_and_told_with_its_consequence(
     proxy.before = BEFORE.get(lacking, proxy.before)
     proxy.after = AFTER.get(lacking, proxy.after)
     capabilities = await found(settings_of(backends, proxy.url))
-    assert capabilities == replace(EVERYTHING, **{lacking: False})
-    assert list(capabilities.consequences()) == [lacking]
+    lost = {lacking, "copying"} if lacking == "joining" else {lacking}
+    assert capabilities == replace(EVERYTHING, **dict.fromkeys(lost, False))
+    assert set(capabilities.consequences()) == lost
+
+
+async def test_an_s3_that_copies_more_than_the_range_is_not_asked_to(
+    backends: Backends, proxy: S3Proxy
+) -> None:
+    proxy.before = copies_the_whole
+    assert await found(settings_of(backends, proxy.url)) == replace(EVERYTHING, copying=False)
+
+
+@pytest.mark.parametrize("lenient", [loses_the_copy_with_its_source, copies_of_any_object])
+async def test_an_s3_whose_copies_are_no_copies_of_what_was_meant_is_not_asked_for_any(
+    backends: Backends, proxy: S3Proxy, lenient: After
+) -> None:
+    proxy.after = lenient
+    assert await found(settings_of(backends, proxy.url)) == replace(EVERYTHING, copying=False)
 
 
 async def test_an_s3_that_takes_any_part_is_found(backends: Backends, proxy: S3Proxy) -> None:

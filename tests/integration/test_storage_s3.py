@@ -1,5 +1,6 @@
 """The object store's contract, held against the real S3."""
 
+import base64
 import hashlib
 import io
 import secrets
@@ -10,11 +11,12 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
-from libs.contracts.errors import ConflictError, NotFoundError, UnavailableError
+from libs.contracts.errors import ConflictError, LockstepError, NotFoundError, UnavailableError
 from libs.contracts.ids import EMPTY_SHA256
+from libs.contracts.recipe import Range
 from libs.runtime.settings import S3Settings
 from libs.storage.owner import MARK, ForeignBucketError, claim, owner_of
-from libs.storage.port import PartToJoin, Signed
+from libs.storage.port import PartToJoin, Signed, Slice, UploadGoneError
 from libs.storage.s3 import S3ObjectStore, open_store
 from tests.support.backends import Backends
 from tests.support.relay import relay_to
@@ -299,3 +301,102 @@ async def test_a_bucket_is_one_deployments(store: S3ObjectStore) -> None:
         assert await owner_of(store) == "one"
     finally:
         await store.delete([MARK])
+
+
+# Copies -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["random", "text", "zeros"])
+async def test_parts_can_be_copied_from_any_offset_of_another_object(
+    store: S3ObjectStore, key: str, kind: str
+) -> None:
+    """S3 may keep objects in pieces, and those that can be compressed so: neither must show."""
+    text = b"".join(b"line %d of a text\n" % number for number in range(600_000))
+    source = {"random": secrets.token_bytes(12 * MIB), "text": text, "zeros": bytes(12 * MIB)}[kind][
+        : 12 * MIB
+    ]
+    await store.put(f"{key}-base", source)
+    held = await store.head(f"{key}-base")
+    assert held is not None
+    assert held.etag is not None
+    new, ranges = secrets.token_bytes(5 * MIB), (Range(3, 5 * MIB), Range(4 * MIB - 1, 6 * MIB + 7))
+    upload = await store.create_multipart(key, copied=7)
+    parts = [await store.put_part(key, upload, 1, new, copying=True)]
+    for number, wanted in enumerate(ranges, 2):
+        parts.append(await store.copy_part(key, upload, number, Slice(f"{key}-base", held.etag, wanted)))
+    await store.complete_multipart(key, upload, parts)
+    await store.delete([f"{key}-base"])
+    assert await read(store, key) == new + b"".join(source[one.offset : one.end] for one in ranges)
+    made = await store.head(key)
+    assert made is not None
+    assert made.copied == 7
+
+
+async def test_of_another_object_under_the_same_key_nothing_is_copied_or_read(
+    store: S3ObjectStore, key: str
+) -> None:
+    await store.put(f"{key}-base", b"some bytes")
+    held = await store.head(f"{key}-base")
+    assert held is not None
+    assert held.etag is not None
+    assert b"".join([piece async for piece in store.read(f"{key}-base", 5, etag=held.etag)]) == b"bytes"
+    await store.put(f"{key}-base", b"SOME BYTES")
+    upload, source = await store.create_multipart(key, copied=0), Slice(f"{key}-base", held.etag, Range(0, 4))
+    for again in range(2):
+        with pytest.raises(NotFoundError):
+            await store.copy_part(key, upload, 1, source)
+        with pytest.raises(NotFoundError):
+            _ = [piece async for piece in store.read(f"{key}-base", etag=held.etag)]
+        if not again:
+            await store.delete([f"{key}-base"])
+    await store.abort_multipart(key, upload)
+
+
+async def test_parts_for_a_multipart_upload_that_is_gone_are_told_from_a_source_that_is(
+    store: S3ObjectStore, key: str
+) -> None:
+    await store.put(f"{key}-base", b"some bytes")
+    held = await store.head(f"{key}-base")
+    assert held is not None
+    assert held.etag is not None
+    upload = await store.create_multipart(key, copied=0)
+    await store.abort_multipart(key, upload)
+    with pytest.raises(UploadGoneError):
+        await store.copy_part(key, upload, 1, Slice(f"{key}-base", held.etag, Range(0, 4)))
+    with pytest.raises(UploadGoneError):
+        await store.put_part(key, upload, 1, b"bytes", copying=True)
+
+
+async def test_a_part_for_copies_that_was_damaged_on_the_way_is_refused(backends: Backends, key: str) -> None:
+    async def damage(asked: Asked) -> Answered | None:
+        if asked.method == "PUT" and "partNumber" in asked.query:
+            named = base64.b64decode(asked.headers["content-md5"])
+            return Answered(400) if named != hashlib.md5(b"other bytes").digest() else None  # noqa: S324
+        return None
+
+    async with s3_proxy(backends.s3_endpoint) as proxy, open_store(settings_of(backends, proxy.url)) as store:
+        proxy.before = damage
+        upload = await store.create_multipart(key, copied=0)
+        with pytest.raises(LockstepError):
+            await store.put_part(key, upload, 1, b"bytes", copying=True)
+        await store.put_part(key, upload, 1, b"other bytes", copying=True)
+        await store.abort_multipart(key, upload)
+
+
+@pytest.mark.parametrize(
+    ("noted", "copied"), [("12", 12), ("", 1_000_000), ("-3", 1_000_000), ("9" * 99, 1_000_000)]
+)
+async def test_a_number_that_others_noted_with_an_object_is_not_believed_to_be_small(
+    backends: Backends, store: S3ObjectStore, key: str, noted: str, copied: int
+) -> None:
+    async def another_number(asked: Asked, answered: Answered) -> Answered | None:
+        if asked.method == "HEAD" and answered.headers is not None:
+            answered.headers["x-amz-meta-lockstep-copied"] = noted
+        return answered
+
+    await store.put(key, b"bytes")
+    async with s3_proxy(backends.s3_endpoint) as proxy, open_store(settings_of(backends, proxy.url)) as other:
+        proxy.after = another_number
+        held = await other.head(key)
+    assert held is not None
+    assert held.copied == copied

@@ -17,7 +17,7 @@ from libs.contracts.tree import CommitTarget
 from libs.mongo.names import UPLOADS
 from libs.mongo.outbox import Outbox
 from libs.mongo.views import Views
-from libs.storage.port import ObjectStore, PartToJoin
+from libs.storage.port import ObjectStore, PartToJoin, Slice
 from services.upload.domain.session import Device, Lease, Session
 from services.upload.service import composing
 from services.upload.service.background import Background
@@ -68,9 +68,11 @@ class BadS3:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
 
-    async def read(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
+    async def read(
+        self, key: str, offset: int = 0, length: int | None = None, *, etag: str | None = None
+    ) -> AsyncGenerator[bytes, None]:
         given = 0
-        async for piece in self.store.read(key, offset, length):
+        async for piece in self.store.read(key, offset, length, etag=etag):
             left = len(piece) if self.breaks_after is None else self.breaks_after - given
             if left <= 0:
                 self.breaks += 1
@@ -81,12 +83,21 @@ class BadS3:
                 self.breaks += 1
                 raise UnavailableError("broken off")
 
-    async def put_part(self, key: str, upload_id: str, number: int, body: bytes) -> PartToJoin:
+    async def put_part(
+        self, key: str, upload_id: str, number: int, body: bytes, *, copying: bool = False
+    ) -> PartToJoin:
+        await self._gate(number)
+        return await self.store.put_part(key, upload_id, number, body, copying=copying)
+
+    async def copy_part(self, key: str, upload_id: str, number: int, source: Slice) -> PartToJoin:
+        await self._gate(number)
+        return await self.store.copy_part(key, upload_id, number, source)
+
+    async def _gate(self, number: int) -> None:
         if self.gates and number == 1:
             gate = self.gates.pop(0)
             self.waiting += 1
             await gate.wait()
-        return await self.store.put_part(key, upload_id, number, body)
 
     async def delete(self, keys: Sequence[str]) -> None:
         if not self.deletes:
@@ -108,13 +119,13 @@ class Process:
         return found
 
 
-def process(world: World, store: object | None = None, **changed: Any) -> Process:
+def process(world: World, store: object | None = None, trust: Trust | None = None, **changed: Any) -> Process:
     settings = world.settings.model_copy(update=changed)
     objects = cast("ObjectStore", store or world.store)
     outbox = Outbox(world.database, "upload", world.tree.bus, settings)
     sessions = SessionStore(world.database, outbox)
     parts = PartStore(world.database, outbox, sessions)
-    deps = Deps(settings, sessions, parts, objects, Views(world.database), Trust(told=True))
+    deps = Deps(settings, sessions, parts, objects, Views(world.database), trust or Trust(told=True))
     multiparts = Multiparts(deps)
     sealing = Sealing(deps, multiparts, Composing(deps))
     completing = Completing(deps, sealing, Background(), Wakeups())

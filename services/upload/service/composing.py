@@ -1,14 +1,16 @@
 """Putting a content together from a base version and a delta object, as a stream.
 
 Nothing becomes an object unless its SHA-256 is the one that was announced: the multipart upload is
-joined after the last byte was hashed. Memory is bounded by a few parts. Repeating it is harmless:
-what an earlier attempt began is dropped.
+joined after the last byte was hashed. Every byte is read for that, but where S3 can copy ranges from
+one object to another, only the parts in which something is new are sent. What was hashed and what is
+copied are the same object of the same ETag, else neither is given. Memory is bounded by a few parts.
+Repeating it is harmless: what an earlier attempt began is dropped.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -16,26 +18,24 @@ from libs.contracts.binary import MalformedError
 from libs.contracts.errors import ConflictError, NotFoundError, UnavailableError
 from libs.contracts.keys import manifest_key
 from libs.contracts.limits import GIB
-from libs.contracts.parts import part_size_for
 from libs.contracts.recipe import Range, check
 from libs.delta.content import ContentReader
 from libs.delta.package import Delta
 from libs.delta.rebuild import rebuilt
 from libs.runtime.logs import get_logger
-from libs.storage.port import ObjectStore, PartToJoin
+from libs.storage.port import ObjectStore, StoredObject
 from libs.storage.steady import read_on
 from services.upload.domain.completion import missing_error
 from services.upload.domain.session import DeltaSource, Entry, Session
+from services.upload.service.assembling import Assembly, Layout, in_one
 from services.upload.service.deps import Deps
 from services.upload.service.steady import with_pauses
 
 log = get_logger("composing")
 
 LARGE: Final = 4 * GIB
-"""Larger ones take minutes to hours, and from 93 GiB on much memory for each part: one at a time, for which
+"""Larger ones take minutes to hours, and from 74 GiB on much memory for each part: one at a time, for which
 no smaller one waits."""
-_IN_FLIGHT: Final = 2
-"""Parts that travel to S3 while the next one is put together."""
 
 
 class Composing:
@@ -70,57 +70,55 @@ class Composing:
         sent = await self._deps.objects.head(source.key)
         if sent is None or sent.size != source.size:
             raise missing_error("bytes_missing", [entry.index])
-        sink = await self._sink(session, entry)
-        reader = ContentReader(entry.size)
+        if session.s3_upload_id is not None:
+            await self._deps.objects.abort_multipart(entry.key, session.s3_upload_id)
         try:
-            await self._carry_over(entry, source, reader, sink)
-            await self._keep_manifest(session, entry, reader)
-            await sink.finish()
+            async with aclosing(read_on(self._deps.objects, source.key, Range(0, source.size))) as pieces:
+                await self._put_together(session, entry, source, Delta(pieces, in_thread=asyncio.to_thread))
         except (MalformedError, NotFoundError) as error:
-            await sink.drop()
             log.warning("a delta is refused", upload_id=session.id, reason=str(error))
             with suppress(UnavailableError):  # the sweep finds it
                 await self._deps.objects.delete([source.key])
             raise ConflictError(code="delta_refused") from error
+
+    async def _put_together(self, session: Session, entry: Entry, source: DeltaSource, delta: Delta) -> None:
+        """Make the object. Raises `MalformedError`, `NotFoundError`; nothing of it stays then."""
+        recipe = await delta.recipe()
+        check(recipe, source.base_size, entry.size)
+        base = await self._base(source)
+        layout = Layout.of(recipe, base, may_copy=self._deps.trust.copies)
+        assembly = await self._assembly(session, entry, layout)
+        reader = ContentReader(entry.size)
+        try:
+            fetched = partial(_fetched, self._deps.objects, base)
+            await _carry_over(rebuilt(recipe, fetched, delta.literals()), entry, reader, assembly)
+            await self._keep_manifest(session, entry, reader)
+            await assembly.finish()
+        except (MalformedError, NotFoundError):
+            await assembly.drop()
+            raise
         finally:
-            await sink.settle()
+            await assembly.settle()
 
-    async def _carry_over(
-        self, entry: Entry, source: DeltaSource, reader: ContentReader, sink: "_Sink"
-    ) -> None:
-        """Stream the content into the sink, hashed. Raises `MalformedError`, `NotFoundError`."""
-        async with aclosing(read_on(self._deps.objects, source.key, Range(0, source.size))) as sent:
-            delta = Delta(sent, in_thread=asyncio.to_thread)
-            recipe = await delta.recipe()
-            check(recipe, source.base_size, entry.size)
-            async with aclosing(rebuilt(recipe, partial(self._base, source), delta.literals())) as pieces:
-                async for piece in with_pauses(pieces):
-                    for part in sink.cut(piece):
-                        await asyncio.to_thread(reader.update, part)
-                        await sink.take(part)
-        rest = sink.rest()
-        await asyncio.to_thread(reader.update, rest)
-        if reader.hexdigest() != entry.content_hash:
-            raise MalformedError("The content has another hash than was announced")
-        await sink.take(rest)
+    async def _base(self, source: DeltaSource) -> StoredObject:
+        """Return what S3 holds of the base; all reading and copying is of that very object."""
+        found = await self._deps.objects.head(source.base_key)
+        if found is None or found.size != source.base_size:
+            raise NotFoundError("The base is gone, or another object now")
+        return found
 
-    def _base(self, source: DeltaSource, wanted: Range) -> AsyncGenerator[bytes, None]:
-        return read_on(self._deps.objects, source.base_key, wanted)
-
-    async def _sink(self, session: Session, entry: Entry) -> "_Sink":
+    async def _assembly(self, session: Session, entry: Entry, layout: Layout) -> Assembly:
         """Return where the content goes; a multipart upload is the session's before a byte is in it."""
-        objects, part_size = self._deps.objects, part_size_for(entry.size)
-        if session.s3_upload_id is not None:
-            await objects.abort_multipart(entry.key, session.s3_upload_id)
-        if entry.size <= part_size:
-            return _Sink(objects, entry.key, part_size, None)
-        begun = await objects.create_multipart(entry.key)
+        objects = self._deps.objects
+        if in_one(entry.size):
+            return Assembly(objects, entry.key, layout, None)
+        begun = await objects.create_multipart(entry.key, copied=layout.noted)
         after = replace(session, s3_upload_id=begun)
         owner = None if session.lease is None else session.lease.owner
         if not await self._deps.sessions.change(session, after, **{"lease.owner": owner}):
             await objects.abort_multipart(entry.key, begun)
             raise UnavailableError("Another process puts this together", retry_after=1)
-        return _Sink(objects, entry.key, part_size, begun)
+        return Assembly(objects, entry.key, layout, begun)
 
     async def _keep_manifest(self, session: Session, entry: Entry, reader: ContentReader) -> None:
         """Keep what was learnt of the chunks: the next delta, up or down, rests on it."""
@@ -130,68 +128,44 @@ class Composing:
             await self._deps.objects.put(key, b"".join(manifest.encode()))
 
 
-@dataclass(slots=True)
-class _Sink:
-    """The new object: parts of a multipart upload, or, when one part is all, one PUT."""
+def _fetched(objects: ObjectStore, base: StoredObject, wanted: Range) -> AsyncGenerator[bytes, None]:
+    return read_on(objects, base.key, wanted, etag=base.etag)
 
-    objects: ObjectStore
-    key: str
-    part_size: int
-    upload_id: str | None
-    _waiting: bytearray = field(default_factory=bytearray)
-    _tasks: list["asyncio.Task[PartToJoin]"] = field(default_factory=list)
-    _whole: bytes = b""
 
-    def cut(self, piece: bytes) -> list[bytes]:
-        """Take bytes and return the parts that they complete."""
-        self._waiting += piece
-        parts = []
-        while len(self._waiting) > self.part_size:
-            with memoryview(self._waiting) as waiting:  # a slice of the array itself would be one copy more
-                parts.append(bytes(waiting[: self.part_size]))
-            del self._waiting[: self.part_size]
-        return parts
+async def _carry_over(
+    pieces: AsyncGenerator[bytes, None], entry: Entry, reader: ContentReader, assembly: Assembly
+) -> None:
+    """Stream the content to where it goes, each part hashed while the next one comes.
 
-    def rest(self) -> bytes:
-        """Return the last part."""
-        rest, self._waiting = bytes(self._waiting), bytearray()
-        return rest
+    Raises `MalformedError` when it is not what was announced, `NotFoundError`.
+    """
+    hashing = _Hashing(reader)
+    async with aclosing(pieces):
+        async for piece in with_pauses(pieces):
+            for part in assembly.cut(piece):
+                await hashing.take(part)
+                await assembly.take(part)
+    rest = assembly.rest()
+    await hashing.take(rest)
+    await hashing.settle()
+    if reader.hexdigest() != entry.content_hash:
+        raise MalformedError("The content has another hash than was announced")
+    await assembly.take(rest)
 
-    async def take(self, part: bytes) -> None:
-        """Have a part sent, after those before it but a few are there."""
-        if self.upload_id is None:
-            self._whole = part
-            return
-        if len(self._tasks) >= _IN_FLIGHT:
-            await self._tasks[-_IN_FLIGHT]
-        number = len(self._tasks) + 1
-        self._tasks.append(asyncio.create_task(self._send(self.upload_id, number, part)))
 
-    async def _send(self, upload_id: str, number: int, part: bytes) -> PartToJoin:
-        try:
-            return await self.objects.put_part(self.key, upload_id, number, part)
-        except NotFoundError as error:
-            raise UnavailableError("Another process puts this together", retry_after=1) from error
+class _Hashing:
+    """Hashes one part in a thread while the caller goes on."""
 
-    async def finish(self) -> None:
-        """Make the object of what was taken."""
-        if self.upload_id is None:
-            await self.objects.put(self.key, self._whole)
-            return
-        parts = [await task for task in self._tasks]
-        try:
-            await self.objects.complete_multipart(self.key, self.upload_id, parts)
-        except NotFoundError as error:
-            raise UnavailableError("Another process puts this together", retry_after=1) from error
+    def __init__(self, reader: ContentReader) -> None:
+        self._reader = reader
+        self._busy: asyncio.Future[None] | None = None
 
-    async def drop(self) -> None:
-        """Let nothing of it stay."""
+    async def take(self, part: bytearray) -> None:
+        """Begin with a part, after the one before it. It must stay as it is."""
         await self.settle()
-        if self.upload_id is not None:
-            await self.objects.abort_multipart(self.key, self.upload_id)
+        self._busy = asyncio.get_running_loop().run_in_executor(None, self._reader.update, part)
 
     async def settle(self) -> None:
-        """Leave nothing running."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Return when all is hashed."""
+        if self._busy is not None:
+            await self._busy

@@ -44,6 +44,11 @@ class Trust:
         """Of parts of multipart uploads."""
         return self._decide(found=self._found is not None and self._found.part_checksums)
 
+    @property
+    def copies(self) -> bool:
+        """Whether S3 is known to copy ranges of objects into others, and only of the object that is meant."""
+        return self._found is not None and self._found.copying
+
     def _decide(self, *, found: bool) -> bool:
         return found if self._told is None else self._told
 
