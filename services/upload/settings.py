@@ -34,6 +34,8 @@ class Settings(ProcessSettings, MongoSettings, BusSettings, S3Settings, TokenSet
     four parts in memory."""
     session_seconds: float = Field(default=7 * _DAY, gt=0)
     """How long an open session lives without being touched."""
+    stored_session_seconds: float = Field(default=3600.0, gt=0)
+    """The same of one for which nothing has to be sent: it can be opened again for nothing."""
     keep_seconds: float = Field(default=7 * _DAY, gt=0)
     """How long an ended session can still be read, so that a lost answer can be asked for again."""
     commit_wait: float = Field(default=5.0, ge=0)

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from libs.contracts.api import Tokens
 from libs.contracts.events import Envelope as EventEnvelope
 from libs.contracts.events import EventData, UploadAborted, UploadExpired, unwrap
 from libs.contracts.tree import NodeRow
 from libs.messaging.rabbit import open_bus
 from libs.mongo.client import Database, open_database
-from libs.mongo.names import UPLOADS
+from libs.mongo.names import OBJECTS, UPLOADS
 from libs.storage.s3 import S3ObjectStore, open_store
 from services.upload.settings import Settings
 from tests.support.backends import Backends
@@ -208,6 +209,54 @@ async def test_a_session_that_is_touched_lives_on(scene: Scene) -> None:
     assert row["expires_at"] > datetime.now(UTC) + timedelta(days=6)
     await scene.rounds("expire")
     assert (await scene.session(upload))["state"] == "open"
+
+
+async def test_a_session_that_nothing_is_to_be_sent_for_ends_within_the_hour_unless_it_is_completed(
+    scene: Scene,
+) -> None:
+    """Killed before it completes, its device has lost nothing; another one may come later, or never."""
+    tokens = await scene.api.register()
+    mine, content = scene.api.of(tokens), secrets.token_bytes(500)
+    await mine.upload(tokens.namespace_id, "there", content)
+    left, unsent = await announce(mine, content), await announce(mine, secrets.token_bytes(500))
+    assert (left["entries"][0]["mode"], unsent["entries"][0]["mode"]) == ("stored", "put")
+    assert lifetime(left) == timedelta(hours=1)
+    assert lifetime(unsent) == timedelta(days=7)
+
+    past = {"$set": {"expires_at": datetime.now(UTC) - timedelta(seconds=1)}}
+    await scene.database[UPLOADS].update_one({"_id": left["id"]}, past)
+    await scene.until(left, "expired")
+    answer = await mine.call("POST", f"/v1/uploads/{left['id']}/complete", at(tokens, "late"))
+    assert (answer.status, answer.body["code"]) == (409, "upload_not_open")
+
+    again = await announce(mine, content)
+    assert again["id"] != left["id"]
+    done = await mine.call("POST", f"/v1/uploads/{again['id']}/complete", at(tokens, "late"))
+    assert done.status == 200, done.body
+
+
+async def test_a_session_that_nothing_was_to_be_sent_for_lives_on_when_its_bytes_have_vanished(
+    scene: Scene,
+) -> None:
+    tokens = await scene.api.register()
+    mine, content = scene.api.of(tokens), secrets.token_bytes(500)
+    await mine.upload(tokens.namespace_id, "there", content)
+    upload = await announce(mine, content)
+    stored = (await scene.session(upload))["entries"][0]
+    await scene.database[OBJECTS].update_one({"_id": stored["object_id"]}, {"$set": {"state": "doomed"}})
+    refused = await mine.call("POST", f"/v1/uploads/{upload['id']}/complete", at(tokens, "other"))
+    assert (refused.status, refused.body["code"]) == (409, "object_gone")
+    row = await scene.session(upload)
+    assert row["entries"][0]["mode"] == "put"
+    assert row["expires_at"] > datetime.now(UTC) + timedelta(days=6)
+
+
+def lifetime(upload: dict[str, Any]) -> timedelta:
+    return datetime.fromisoformat(upload["expires_at"]) - datetime.fromisoformat(upload["updated_at"])
+
+
+def at(tokens: Tokens, name: str) -> dict[str, str]:
+    return {"parent_id": tokens.namespace_id, "name": name}
 
 
 # Quota ----------------------------------------------------------------------------------------

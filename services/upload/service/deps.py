@@ -1,12 +1,14 @@
 """What the use cases stand on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from libs.contracts.api import UploadMode
 from libs.mongo.views import Views
 from libs.storage.port import ObjectStore
 from services.upload.domain.modes import Sizes
+from services.upload.domain.session import Entry
 from services.upload.service.trust import Trust
 from services.upload.settings import Settings
 from services.upload.store.parts import PartStore
@@ -38,6 +40,12 @@ class Deps:
         """The settings that decide how bytes travel."""
         return Sizes(self.settings.single_put_bytes, self.settings.part_bytes)
 
-    def expiry(self) -> datetime:
-        """Return when a session that is touched now expires."""
-        return self.now() + timedelta(seconds=self.settings.session_seconds)
+    def expiry(self, entries: Iterable[Entry], touched: datetime) -> datetime:
+        """Return when a session of these entries expires that was touched then.
+
+        One of which nothing is to be sent holds no progress: it can be opened again for nothing.
+        """
+        seconds = self.settings.session_seconds
+        if all(entry.mode is UploadMode.STORED for entry in entries):
+            seconds = min(seconds, self.settings.stored_session_seconds)
+        return touched + timedelta(seconds=seconds)

@@ -120,7 +120,7 @@ class Opening:
             devices=(owner.device.id,),
             created_at=now,
             updated_at=now,
-            expires_at=self._deps.expiry(),
+            expires_at=self._deps.expiry(entries, now),
         )
 
     async def _stored(self, namespace_id: str, files: Sequence[Announced]) -> Mapping[str, StoredCopy]:
@@ -153,7 +153,8 @@ class Opening:
             await self._multiparts.let_go(session, wished)
             await self._deps.parts.remove([session.id])  # digests of parts of another size, perhaps
             session = wished
-        now, expires_at = self._deps.now(), self._deps.expiry()
+        now = self._deps.now()
+        expires_at = self._deps.expiry(session.entries, now)
         if not await self._deps.sessions.touch(session.id, owner.device, now, expires_at):
             return None
         joined = replace(session, device=owner.device, updated_at=now, expires_at=expires_at)

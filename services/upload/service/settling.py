@@ -38,8 +38,8 @@ class Settling:
         session = await self._deps.sessions.get(session_id)
         if session is None or session.state is not UploadState.COMMITTING or session.attempt != attempt:
             return
-        after = settled(session, results, Refill(new_id, self._deps.sizes))
-        after = replace(after, updated_at=self._deps.now(), expires_at=self._deps.expiry())
+        after, now = settled(session, results, Refill(new_id, self._deps.sizes)), self._deps.now()
+        after = replace(after, updated_at=now, expires_at=self._deps.expiry(after.entries, now))
         if await self._deps.sessions.change(session, after):
             log.info("session settled", upload_id=session_id, state=after.state, code=after.code)
             self._wakeups.tell(after)

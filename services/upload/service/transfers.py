@@ -69,7 +69,9 @@ class Transfers:
 
     async def _touch(self, session: Session, device: Device) -> None:
         """Keep the session alive. Raises `ConflictError`: URLs of one that has ended lead nowhere."""
-        if not await self._deps.sessions.touch(session.id, device, self._deps.now(), self._deps.expiry()):
+        now = self._deps.now()
+        expires_at = self._deps.expiry(session.entries, now)
+        if not await self._deps.sessions.touch(session.id, device, now, expires_at):
             raise ConflictError(code="upload_not_open")
 
 
