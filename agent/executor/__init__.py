@@ -177,12 +177,13 @@ class Executor:
     async def _download(self, actions: Sequence[Download]) -> None:
         small = [action for action in actions if not is_large_download(action)]
         await Downloads(self._work).fetch(small[:_SLICE])
+        bases = Bases(self._work)
         for action in actions:
             if is_large_download(action):
                 moving = self._moving(action.path, "downloading", action.node.size)
                 job = partial(Downloads(self._work).fetch, [action])
-                bases = Bases(self._work, ()).contents(action.node)
-                if self._beside(action.path, action.node.id, moving, job, large=True, bases=bases):
+                kept = bases.contents(action.node)
+                if self._beside(action.path, action.node.id, moving, job, large=True, bases=kept):
                     self._fetching[action.path] = action
 
     async def _remove(self, actions: Sequence[RemoveLocal]) -> None:

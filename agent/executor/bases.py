@@ -41,7 +41,7 @@ class Base:
 class Bases:
     """Finds bases for the downloads of one round."""
 
-    def __init__(self, work: Work, nodes: Iterable[RemoteNode]) -> None:
+    def __init__(self, work: Work, nodes: Iterable[RemoteNode] = ()) -> None:
         self._work = work
         self._former = work.state.former.by_node()
         self._wanted = {content for node in nodes for content in self.contents(node)}

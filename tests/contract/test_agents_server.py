@@ -45,6 +45,7 @@ from libs.contracts.ids import new_id
 from libs.contracts.limits import MIB
 from libs.contracts.recipe import Recipe, recipe_of
 from libs.contracts.tree import (
+    BaseVersion,
     CommitTarget,
     CreateFolder,
     CreateSymlink,
@@ -503,6 +504,29 @@ async def any_two_versions_have_a_difference_to_be_fetched(s: Asked) -> None:
         assert delta.content_hash == hash_of(found)
 
 
+async def a_row_names_what_its_content_was_put_together_from(s: Asked) -> None:
+    """Of that version the difference is there for any device, though its file may be deleted by now."""
+    old, new = _editions()
+    row = await s.file("f", old)
+    assert row.base is None
+    source = replace(_large(new), delta=_delta(row, old, new))
+    target = CommitTarget(parent_id=s.root, name="copy", mtime_ns=1)
+    copy = await s.transfer.commit_large(source, target)
+    known = BaseVersion(
+        node_id=row.id, version_id=row.version_id or "", content_hash=row.content_hash or ""
+    )
+    assert copy.base == known
+    rows = await s.rows()
+    assert (rows[copy.id].base, rows[row.id].base) == (known, None)
+    await s.do(Delete(node_id=row.id, version_id=row.version_id))
+    delta = await s.api.download_delta(copy.id, known.version_id, copy.version_id, row.id)
+    assert await s.put_together(delta, old) == new
+    whole = _row(await s.commit(b"whole", CommitTarget(node_id=copy.id, base_version_id=copy.version_id)))
+    assert whole.base is None
+    assert await refused(s.api.download_delta(copy.id, new_id(), copy.version_id, row.id)) == "not_found"
+    assert await refused(s.api.download_delta(copy.id, known.version_id, None, new_id())) == "not_found"
+
+
 async def where_little_is_in_common_there_is_no_difference(s: Asked) -> None:
     old, new = _editions()
     row = await s.file("f", old)
@@ -602,6 +626,7 @@ CASES: list[Callable[[Asked], Awaitable[None]]] = [
     what_a_refused_commit_has_put_together_is_committed_elsewhere_without_bytes,
     a_difference_to_what_cannot_be_read_is_not_taken,
     any_two_versions_have_a_difference_to_be_fetched,
+    a_row_names_what_its_content_was_put_together_from,
     where_little_is_in_common_there_is_no_difference,
     the_feed_ends_at_the_head_and_goes_on_from_there,
     a_cursor_that_cannot_be_continued_is_gone,

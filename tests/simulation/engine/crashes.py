@@ -9,6 +9,7 @@ from unittest.mock import patch
 from agent.executor.nearby import Nearby
 from tests.simulation.engine.scripts import SCRIPTS, Script
 from tests.simulation.engine.world import Device, DeviceKind, World, meddle_with, simulate
+from tests.simulation.world import User
 
 KINDS: Final = {"exchanging": DeviceKind(), "plain": DeviceKind(exchanges=False, keeps_birth=False)}
 Tree = dict[str, str]
@@ -123,7 +124,7 @@ def meddle(script: Script, kind: DeviceKind, who: int, stride: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """While B works on a file of its own: in which script, in which method, on which path."""
+    """While B works on a file of its own: in which script, in which method, on which path (its start)."""
 
     script: str
     method: str
@@ -133,6 +134,8 @@ class Window:
 WINDOWS: Final = {
     "a copy": Window("a copy, and a changed one, of a large file", "_copied", "k"),
     "a delta": Window("edits of large files", "_by_delta", "k"),
+    "a delta from another file": Window("a large file saved under another name", "_by_delta", "k"),
+    "a delta by way of a lost edit": Window("two edits of a large file", "_by_delta", "k (conflicted copy"),
 }
 
 
@@ -171,6 +174,10 @@ def _calls_of(window: Window) -> range:
     return range(min(found), max(found))
 
 
+def _starting_with(user: User, start: str) -> str:
+    return next((path for path in sorted(user.disk.entries) if path.startswith(start)), start)
+
+
 def edit_meanwhile(window: Window, most: int = 10_000) -> int:
     """Let the user edit the file before each of those calls, or about so many; return before how many."""
     calls = _calls_of(window)
@@ -181,7 +188,7 @@ def edit_meanwhile(window: Window, most: int = 10_000) -> int:
             await _until_window(world, window)
             device, user = world.devices[1], world.users[1]
             device.machine.begin()
-            device.machine.acts[at] = lambda: user.edit(window.path)
+            device.machine.acts[at] = lambda: user.edit(_starting_with(user, window.path))
             await world.sync(device)
             world.check_whole(device)
             await _end(world)
