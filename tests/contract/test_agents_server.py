@@ -512,9 +512,7 @@ async def a_row_names_what_its_content_was_put_together_from(s: Asked) -> None:
     source = replace(_large(new), delta=_delta(row, old, new))
     target = CommitTarget(parent_id=s.root, name="copy", mtime_ns=1)
     copy = await s.transfer.commit_large(source, target)
-    known = BaseVersion(
-        node_id=row.id, version_id=row.version_id or "", content_hash=row.content_hash or ""
-    )
+    known = BaseVersion(node_id=row.id, version_id=row.version_id or "", content_hash=row.content_hash or "")
     assert copy.base == known
     rows = await s.rows()
     assert (rows[copy.id].base, rows[row.id].base) == (known, None)
