@@ -24,6 +24,7 @@ from agent.settings import Choices, Settings, read_choices, save_choices
 from agent.state import PAUSED, State, StateDamagedError, StateTooNewError, read_meta
 from agent.status import SyncReport
 from agent.transfer import open_transfer
+from agent.transfer.spool import Spool
 from agent.watching import Watching
 from libs.contracts.errors import LockstepError, UnauthenticatedError
 from libs.contracts.ids import new_id
@@ -238,6 +239,7 @@ async def open_parts(settings: Settings, folder: Path, options: Options) -> Asyn
             credentials = api.credentials
             state = open_state(settings.state_path, credentials.namespace_id)
             state.parts.forget_older(_PART_NOTES_SECONDS)
+            tidy_spool(settings, state)
             disk = Disk(folder, trash_days=settings.trash_days)
             try:
                 if adopt_root(state, disk, folder) or read_choices(settings).folder is None:
@@ -254,6 +256,12 @@ async def open_parts(settings: Settings, folder: Path, options: Options) -> Asyn
                 )
             finally:
                 state.close()
+
+
+def tidy_spool(settings: Settings, state: State) -> None:
+    """Drop delta objects that no run will go on with."""
+    wanted = {entry.content_hash for entry in state.local.values() if entry.content_hash is not None}
+    Spool(settings.folder, settings.spool_bytes).tidy(wanted, _PART_NOTES_SECONDS)
 
 
 def open_state(path: Path, namespace_id: str) -> State:

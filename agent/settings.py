@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from agent.errors import LocalError
 from agent.files import write_durably
 from agent.rates import parse_rate
+from libs.contracts.limits import GIB
 
 
 def default_home() -> Path:
@@ -97,6 +98,9 @@ class Settings(BaseSettings):
     """Parts of large files at once, at most, in each direction; how many are depends on what it brings."""
     delta: bool = True
     """Whether of an edited large file only the difference travels, where that saves half or more."""
+    spool_bytes: int = Field(default=16 * GIB, ge=0)
+    """Disk that delta objects may take in `spool` of the home until they are sent; what needs more is sent
+    whole."""
     url_batch: int = Field(default=8, ge=1, le=500)
     """Part URLs fetched at once, just in time."""
 

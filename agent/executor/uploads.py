@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from agent.actions import Upload
@@ -265,6 +266,7 @@ class Uploads:
             lambda: self._unchanged(entry),
             notes=_Notes(self._work.state.parts, content_hash),
             throughput=self._work.throughput(),
+            notes_of=partial(_Notes, self._work.state.parts),
         )
 
     def _large_failed(self, action: Upload, error: LockstepError) -> None:

@@ -209,10 +209,11 @@ class TransferCalls(_Calls):
         """Presign parts (by number with digest) or entries (by index)."""
         return await self._ask(UrlsReply, Call("upload_urls", {"upload_id": upload_id}, body=request))
 
-    async def record_parts(self, upload_id: str, parts: dict[int, str]) -> Upload:
+    async def record_parts(self, upload_id: str, parts: dict[int, str], delta: str | None = None) -> Upload:
         """Say which parts were sent, by number with their digests."""
         return await self._ask(
-            Upload, Call("record_parts", {"upload_id": upload_id}, body=PartsRequest(parts=parts))
+            Upload,
+            Call("record_parts", {"upload_id": upload_id}, body=PartsRequest(parts=parts, delta=delta)),
         )
 
     async def get_upload(self, upload_id: str) -> Upload:

@@ -86,16 +86,22 @@ class Transfer:
             upload = await self.upload_large(source)
             sends += 1
             try:
-                return await self._api.complete_upload(upload.upload_id, target)
+                row = await self._api.complete_upload(upload.upload_id, target)
             except ConflictError as error:
                 if error.code not in _SEND_AGAIN or sends >= _MAX_SENDS:
                     await self._let_go(upload)
                     raise
                 self.tally.lost(source.size, files=1)
                 source.notes.forget()  # what is not what was announced may be a note: the parts are read anew
+                if upload.delta is not None:
+                    source.notes_of(upload.delta).forget()
                 if error.code == "delta_refused" and source.delta is not None:
+                    await asyncio.to_thread(self._large.forget_delta, source, upload.delta)
                     source.delta.refused()
                     source = replace(source, delta=None)
+            else:
+                await asyncio.to_thread(self._large.forget_delta, source, upload.delta)
+                return row
 
     async def _let_go(self, upload: LargeUpload) -> None:
         """End a refused session that no byte was sent for.

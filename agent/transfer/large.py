@@ -13,14 +13,13 @@ from agent.transfer.lanes import Lanes
 from agent.transfer.retry import DamagedError, repeat, side_by_side
 from agent.transfer.small import display_path
 from agent.transfer.source import (
-    FragileError,
     LargeSource,
-    Losses,
     Part,
     measure,
     part_body,
     proven_digests,
 )
+from agent.transfer.spool import Spool
 from libs.contracts.api import (
     SignedRequest,
     Upload,
@@ -46,8 +45,11 @@ _FIRST_URLS: Final = 2
 """Parts in the first request for URLs: the first bytes travel before more parts are hashed."""
 _FRESH_SECONDS: Final = 60.0
 """A group of URLs that took longer to be used up is followed by a smaller one, a faster by a larger one."""
-_MOST_DISPUTES: Final = 2
-"""About the parts of one file: with a note that was wrong, and then with a session that was told of one."""
+_MOST_TURNS: Final = 2
+"""Of one file, before the last: with a note that was wrong, and then with a session that was told of one; or
+as often as another device may change how the bytes travel."""
+_WAITED_FOR: Final = frozenset({"verification_pending", "delta_under_way"})
+"""Refusals to open a session because the content is here, or will be, without this device."""
 _UNDER_WAY = frozenset({UploadState.COMPLETING, UploadState.COMMITTING})
 _WHOLE = _UNDER_WAY | {UploadState.COMMITTED}
 """States of a session whose bytes are all in S3."""
@@ -61,14 +63,17 @@ class LargeUpload:
     part_size: int | None
     stored: bool
     """Whether no byte had to be sent."""
+    delta: str | None = None
+    """SHA-256 of the delta object that was sent, or needed not be, instead of the file."""
 
 
 class _ForeignPartsError(LocalError):
     """The session holds, or was announced, other parts than this device has read or remembers."""
 
-    def __init__(self, upload_id: str, claimed: Sequence[Part]) -> None:
+    def __init__(self, upload_id: str, source: LargeSource, claimed: Sequence[Part]) -> None:
         super().__init__("The file is not what this upload began with", code="changed")
         self.upload_id = upload_id
+        self.source = source
         self.claimed = claimed
 
 
@@ -82,22 +87,28 @@ class LargeUploads:
     def __init__(self, channel: Channel, lanes: Lanes) -> None:
         self._channel = channel
         self._lanes = lanes
-        self._fragile: set[str] = set()
-        """Contents that go whole, because their delta broke off again and again."""
+        self._spool = Spool(channel.settings.folder, channel.settings.spool_bytes)
 
     async def upload(self, source: LargeSource) -> LargeUpload:
         """See `Transfer.upload_large`."""
-        for _ in range(_MOST_DISPUTES):
+        for _ in range(_MOST_TURNS):
             try:
                 return await self._send(source)
             except _ForeignPartsError as error:
-                await self._settle(error, source)
-            except FragileError:
-                log.warning("the line does not last for a delta", path=source.path)
-                self._fragile.add(source.content_hash)
+                log.warning("an upload had other parts", path=source.path, upload_id=error.upload_id)
+            except ConflictError as error:
+                if error.code != "upload_changed":
+                    raise
+                log.info("another device has changed what travels of an upload", path=source.path)
         return await self._send(source)
 
-    async def _settle(self, error: _ForeignPartsError, source: LargeSource) -> None:
+    def forget_delta(self, source: LargeSource, delta: str | None) -> None:
+        """Drop what is kept of a content's delta object: it is of no more use, or was wrong."""
+        self._spool.remove(source.content_hash)
+        if delta is not None:
+            source.notes_of(delta).forget()
+
+    async def _settle(self, error: _ForeignPartsError) -> None:
         """Abort a session that can never be completed, because it has parts of another content.
 
         They were read, here or on another device, while the file changed. A session whose parts are
@@ -105,32 +116,33 @@ class LargeUploads:
         the disk has once given other bytes. Raises "changed" unless the file itself is, to the last
         byte, what was announced: only that proves what its parts are.
         """
+        source = error.source
         source.notes.forget()
         proven = await asyncio.to_thread(proven_digests, source, error.claimed)
         if proven is None or not await asyncio.to_thread(source.unchanged):
-            raise error
+            raise LocalError(error.detail, code="changed") from error
         if proven == [part.digest for part in error.claimed]:
             await self._channel.api.abort_upload(error.upload_id)
 
     async def _send(self, source: LargeSource) -> LargeUpload:
-        base = None if source.content_hash in self._fragile else source.delta
-        async with packed(base, source.fd, source.size) as delta:
+        async with packed(source, self._spool) as delta:
             session = await self._open(source, delta)
-            await self._send_bytes(session, source, delta)
-        if not await asyncio.to_thread(source.unchanged):
-            raise LocalError(code="changed")
+            try:
+                await self._send_bytes(session, source, delta)
+            except _ForeignPartsError as error:
+                await self._settle(error)
+                raise
+            if not await asyncio.to_thread(source.unchanged):
+                raise LocalError(code="changed")
         self._channel.tally.file_done()
-        stored = session.entries[0].mode is UploadMode.STORED
-        return LargeUpload(session.id, session.part_size, stored)
+        mode = session.entries[0].mode
+        by_delta = None if delta is None or mode is not UploadMode.DELTA else delta.offer.sha256
+        return LargeUpload(session.id, session.part_size, mode is UploadMode.STORED, by_delta)
 
     async def _send_bytes(self, session: Upload, source: LargeSource, delta: Packed | None) -> None:
         entry = session.entries[0]
-        if entry.mode is UploadMode.DELTA and delta is not None and entry.put is not None:
-            offer = LargeSource(
-                source.path, delta.size, delta.offer.sha256, delta.file.fileno(), source.unchanged
-            )
-            await self._send_whole(session.id, entry.put, offer)
-            self._channel.tally.settled(source.size - delta.size)
+        if entry.mode is UploadMode.DELTA and delta is not None:
+            await self._send_delta(session, source, delta)
         elif entry.mode is UploadMode.PUT and entry.put is not None:
             await self._send_whole(session.id, entry.put, source)
         elif entry.mode is UploadMode.MULTIPART:
@@ -138,13 +150,32 @@ class LargeUploads:
         else:
             self._channel.tally.settled(source.size)
 
-    async def _send_parts(self, session: Upload, source: LargeSource) -> None:
+    async def _send_delta(self, session: Upload, source: LargeSource, delta: Packed) -> None:
+        """Send a delta object as any file; what the server has already of the content counts as done."""
+        entry, saved = session.entries[0], source.size - delta.size
+        notes = source.notes_of(delta.offer.sha256)
+        whole = LargeSource(
+            source.path, delta.size, delta.offer.sha256, delta.file.fileno(), source.unchanged, notes
+        )
+        self._channel.tally.settled(saved)
+        try:
+            if entry.put is not None:
+                await self._send_whole(session.id, entry.put, whole)
+            elif session.part_size is not None:
+                await self._send_parts(session, whole, delta=delta.offer.sha256)
+            else:
+                self._channel.tally.settled(delta.size)
+        except (_ForeignPartsError, ConflictError):
+            self._channel.tally.lost(saved)
+            raise
+
+    async def _send_parts(self, session: Upload, source: LargeSource, delta: str | None = None) -> None:
         """Send what is missing, unless another device that works on the session ends it first."""
         size = session.part_size or source.size
         self._channel.tally.resumes(
             sum(part_span(source.size, size, part.number)[1] for part in session.parts)
         )
-        run = _PartsRun(self._channel, self._lanes, session, source)
+        run = _PartsRun(self._channel, self._lanes, session, source, delta)
         try:
             await run.send()
         except ConflictError as error:
@@ -177,7 +208,8 @@ class LargeUploads:
     async def _created(self, request: UploadRequest) -> Upload:
         """Open or join a session; while the server reads an object with the same content, wait.
 
-        Once it is verified nothing has to be sent. When that takes too long the bytes are sent.
+        Once it is verified nothing has to be sent. When that takes too long the bytes are sent. So it is
+        while another device sends the content as a difference, for as long as the server hears of it.
         """
         deadline = time.monotonic() + self._channel.settings.verification_wait_seconds
         created = await self._created_if_verified(request)
@@ -201,7 +233,7 @@ class LargeUploads:
         try:
             return await self._channel.api.create_upload(request)
         except ConflictError as error:
-            if error.code != "verification_pending":
+            if error.code not in _WAITED_FOR:
                 raise
             return None
 
@@ -214,13 +246,7 @@ class LargeUploads:
             nonlocal signed
             signed = (await self._channel.api.upload_urls(upload_id, UrlsRequest(entries=[0]))).items[0]
 
-        losses = Losses()
-        await repeat(
-            self._channel.patience,
-            lambda: _put(self._channel, signed, source, part, losses),
-            renew,
-            losses.broke,
-        )
+        await repeat(self._channel.patience, lambda: _put(self._channel, signed, source, part), renew)
         self._channel.tally.sent(source.size)
 
 
@@ -231,8 +257,11 @@ class _PartsRun:
     session from the other end, may send too when they meet.
     """
 
-    def __init__(self, channel: Channel, lanes: Lanes, session: Upload, source: LargeSource) -> None:
+    def __init__(
+        self, channel: Channel, lanes: Lanes, session: Upload, source: LargeSource, delta: str | None = None
+    ) -> None:
         self._api = channel.api
+        self._delta = delta
         self._channel = channel
         self._lanes = lanes
         self._upload_id = session.id
@@ -296,7 +325,7 @@ class _PartsRun:
         if held is None:
             return part
         if held != part.digest:
-            raise _ForeignPartsError(self._upload_id, [part])
+            raise _ForeignPartsError(self._upload_id, self._source, [part])
         if known is None:
             self._note(part)
         self._there(length)
@@ -323,12 +352,12 @@ class _PartsRun:
             self._source.notes.note(self._upload_id, self._part_size, digests)
 
     async def _signed(self, parts: list[Part]) -> UrlsReply:
-        request = UrlsRequest(parts={part.number: part.digest for part in parts})
+        request = UrlsRequest(parts={part.number: part.digest for part in parts}, delta=self._delta)
         try:
             return await self._api.upload_urls(self._upload_id, request)
         except ConflictError as error:
             if error.code == "part_digest_fixed":
-                raise _ForeignPartsError(self._upload_id, parts) from error
+                raise _ForeignPartsError(self._upload_id, self._source, parts) from error
             raise
 
     async def _in_a_lane(self, tasks: asyncio.TaskGroup, job: Coroutine[Any, Any, None]) -> None:
@@ -382,7 +411,7 @@ class _PartsRun:
         if part.noted:
             again = await asyncio.to_thread(measure, self._source, part.number, part.offset, part.length)
             if again.digest != part.digest:
-                raise _ForeignPartsError(self._upload_id, [again])
+                raise _ForeignPartsError(self._upload_id, self._source, [again])
 
     async def _record(self) -> None:
         """Tell the server, and this device's memory, of parts that are in S3."""
@@ -391,15 +420,13 @@ class _PartsRun:
         if parts:
             self._unnoted.update(parts)
             self._keep_notes()
-            await self._api.record_parts(self._upload_id, parts)
+            await self._api.record_parts(self._upload_id, parts, self._delta)
 
 
-async def _put(
-    channel: Channel, signed: SignedRequest, source: LargeSource, part: Part, losses: Losses | None = None
-) -> None:
+async def _put(channel: Channel, signed: SignedRequest, source: LargeSource, part: Part) -> None:
     """Send a part once. Raises "changed" when the store refuses the bytes of a file that is another now."""
     try:
-        await channel.wire.put(signed, part_body(source, part, losses or Losses()))
+        await channel.wire.put(signed, part_body(source, part))
     except DamagedError as error:
         if not await asyncio.to_thread(source.unchanged):
             raise LocalError(code="changed") from error

@@ -5,21 +5,21 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from agent.errors import LocalError
-from agent.transfer.delta import DeltaBase
 from agent.transfer.wire import PIECE, Body
 from libs.contracts.limits import MIB
-
-_MUCH: Final = 64 * MIB
-"""Bytes of one request that are a loss when it breaks off: no part of a file is larger by choice."""
-_MOST_LOSSES: Final = 3
-"""How often a delta may break off after much of it was sent: then the whole goes, which is continued."""
+from libs.contracts.recipe import Recipe
 
 
 def _unchanged() -> bool:
     return True
+
+
+def _nothing() -> None:
+    return None
 
 
 class PartNotes(Protocol):
@@ -50,6 +50,25 @@ class NoNotes:
         """See `PartNotes`."""
 
 
+def no_notes(_content_hash: str) -> PartNotes:
+    """Remember nothing of any content's parts."""
+    return NoNotes()
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaBase:
+    """How a file is made of a version that the server has.
+
+    `folder` is where a small delta object is written before it is sent; large ones lie in the home's
+    spool. `refused` is called when the server finds that it does not give the content.
+    """
+
+    version_id: str
+    recipe: Recipe
+    folder: Path
+    refused: Callable[[], None] = _nothing
+
+
 @dataclass(frozen=True, slots=True)
 class LargeSource:
     """A file to send, read through `fd` by position (so the offset is not used).
@@ -68,6 +87,8 @@ class LargeSource:
     throughput: int | None = None
     delta: DeltaBase | None = None
     """How the file is made of a version that the server has, where that is less to send."""
+    notes_of: Callable[[str], PartNotes] = no_notes
+    """Return what is remembered of the parts of an object with this SHA-256: of a delta object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +99,6 @@ class Part:
     digest: str
     noted: bool = False
     """Whether the digest is one of an earlier run, and the part was not read in this one."""
-
-
-class FragileError(Exception):
-    """The line does not last for one long request."""
-
-
-@dataclass(slots=True)
-class Losses:
-    """What was sent of one long request, and how often that was for nothing."""
-
-    passed: int = 0
-    count: int = 0
-
-    def broke(self) -> None:
-        """Take note that the request broke off. Raises `FragileError`."""
-        self.count += self.passed >= _MUCH
-        self.passed = 0
-        if self.count >= _MOST_LOSSES:
-            raise FragileError
 
 
 def measure(source: LargeSource, number: int, offset: int, length: int) -> Part:
@@ -140,14 +142,14 @@ def read_piece(fd: int, offset: int, length: int) -> bytes:
     return piece
 
 
-def part_body(source: LargeSource, part: Part, losses: Losses) -> Body:
+def part_body(source: LargeSource, part: Part) -> Body:
+    """Return the bytes of a part as a request's body, read while it is sent."""
+
     async def pieces() -> AsyncIterator[bytes]:
-        losses.passed = 0
         position, end = part.offset, part.offset + part.length
         while position < end:
             piece = await asyncio.to_thread(read_piece, source.fd, position, min(PIECE, end - position))
             yield piece
             position += len(piece)
-            losses.passed += len(piece)
 
     return Body(part.length, pieces)

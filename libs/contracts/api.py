@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from libs.contracts.base import Reply, Request
 from libs.contracts.ids import Id, Sha256
-from libs.contracts.limits import MAX_BATCH, MAX_DELTA_BYTES, MAX_FILE_BYTES
+from libs.contracts.limits import MAX_BATCH, MAX_FILE_BYTES
 from libs.contracts.tree import CommitTarget, ItemResult, Name, NodeRow, RawName
 
 Email = Annotated[
@@ -108,7 +108,7 @@ class DeltaOffer(Request):
 
     base_version_id: Id
     """The version that it is a difference to: any that the caller can read."""
-    size: Annotated[int, Field(ge=1, le=MAX_DELTA_BYTES)]
+    size: Annotated[int, Field(ge=1, le=MAX_FILE_BYTES)]
     """Bytes of the delta object."""
     sha256: Sha256
     """Of the delta object."""
@@ -129,7 +129,8 @@ class UploadRequest(Request):
     """Open a session even while an object of the same content is being verified
     (`verification_pending` otherwise)."""
     delta: DeltaOffer | None = None
-    """Taken (mode `delta`) unless the content is stored, or under way, or the base cannot be read."""
+    """Taken (mode `delta`) unless the content is stored, or under way, or the base cannot be read.
+    `delta_under_way`, for a while, when another device sends another one in parts."""
 
 
 class UploadBatchItem(Request):
@@ -163,7 +164,8 @@ class UploadMode(StrEnum):
     PUT = "put"
     MULTIPART = "multipart"
     DELTA = "delta"
-    """What is sent is a delta object (`libs.delta.package`); the server puts the content together."""
+    """What is sent is a delta object (`libs.delta.package`), in one request or, where the session has
+    a `part_size`, in parts; the server puts the content together."""
 
 
 class UploadState(StrEnum):
@@ -210,13 +212,13 @@ class Upload(Reply):
     """Bytes of all entries."""
     entries: list[UploadEntry]
     part_size: int | None = None
-    """Multipart sessions only."""
+    """Where something travels in parts: the content (mode `multipart`) or a delta object."""
     parts_total: int = 0
     parts_done: int = 0
     joined: bool = False
     """In the answer to opening: whether the session was open already."""
     parts: list[PartRow] = []
-    """Multipart sessions, `GET /uploads/{id}` and joining only: what S3 holds."""
+    """Where something travels in parts, `GET /uploads/{id}` and joining only: what S3 holds."""
     code: str | None = None
     """Why it failed, or why the last commit was refused."""
     detail: str | None = None
@@ -240,6 +242,9 @@ class UrlsRequest(Request):
 
     parts: dict[int, Sha256] | None = None
     entries: list[int] | None = None
+    delta: Sha256 | None = None
+    """SHA-256 of the delta object that the parts are of; absent: they are of the content. When something else
+    travels by now the answer is `upload_changed`: open the session again."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -264,6 +269,8 @@ class PartsRequest(Request):
     """Parts that the client has sent, by number with their digests."""
 
     parts: Annotated[dict[int, Sha256], Field(min_length=1, max_length=MAX_BATCH)]
+    delta: Sha256 | None = None
+    """As in the request for their URLs."""
 
 
 class CompleteItem(CommitTarget):

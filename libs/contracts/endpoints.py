@@ -112,7 +112,14 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     Endpoint(
         "create_upload", "POST", "/v1/uploads", "upload", "Open, or join, an upload session",
         api.UploadRequest, api.Upload, status=201,
-        codes=("not_found", "file_too_large", "quota_exceeded", "too_many_sessions", "verification_pending"),
+        codes=(
+            "not_found",
+            "file_too_large",
+            "quota_exceeded",
+            "too_many_sessions",
+            "verification_pending",
+            "delta_under_way",
+        ),
     ),
     Endpoint(
         "create_upload_batch", "POST", "/v1/uploads/batch", "upload", "Open a session of many small files",
@@ -133,12 +140,13 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     ),
     Endpoint(
         "upload_urls", "POST", "/v1/uploads/{upload_id}/urls", "upload", "Presign parts or entries",
-        api.UrlsRequest, api.UrlsReply, codes=("not_found", "part_digest_fixed", "upload_not_open"),
+        api.UrlsRequest, api.UrlsReply,
+        codes=("not_found", "part_digest_fixed", "upload_not_open", "upload_changed"),
     ),
     Endpoint(
         "record_parts", "POST", "/v1/uploads/{upload_id}/parts", "upload", "Record parts as sent",
         api.PartsRequest, api.Upload,
-        codes=("not_found", "part_digest_fixed", "parts_missing", "upload_not_open"),
+        codes=("not_found", "part_digest_fixed", "parts_missing", "upload_not_open", "upload_changed"),
     ),
     Endpoint(
         "complete_upload", "POST", "/v1/uploads/{upload_id}/complete", "upload",

@@ -57,6 +57,8 @@ CODES: Final[dict[str, CodeInfo]] = {
     "bytes_missing": CodeInfo(409, "The bytes have not arrived"),
     "upload_not_open": CodeInfo(409, "The upload session is not open"),
     "committed_elsewhere": CodeInfo(409, "The session's bytes were committed at another place"),
+    "delta_under_way": CodeInfo(409, "Another device is sending this content as a difference"),
+    "upload_changed": CodeInfo(409, "What travels of this upload is another object now: open it again"),
     "delta_refused": CodeInfo(409, "The delta does not give the content that was announced"),
     "no_delta": CodeInfo(409, "There is no delta between these versions"),
     "verification_pending": CodeInfo(409, "The same content is here and is being verified"),

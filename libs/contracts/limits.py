@@ -30,7 +30,7 @@ S3_MIN_PART_BYTES: Final = 5 * MIB
 S3_MAX_PART_BYTES: Final = 5 * GIB
 SINGLE_PUT_BYTES: Final = BASE_PART_BYTES
 """Files up to this size travel in one PUT, larger ones in parts."""
-MAX_DELTA_BYTES: Final = 4 * GIB
-"""Of a delta object: it travels in one PUT, and S3 takes 5 GiB in one."""
+MAX_DELTA_BYTES: Final = 64 * GIB
+"""Of a delta object; who puts the content together reads it once, as a stream."""
 PUT_BATCH_BYTES: Final = 64 * MIB
 """Payload of one batch session as the agent fills it."""

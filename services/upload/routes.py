@@ -23,7 +23,7 @@ from services.upload.service.ending import Ending
 from services.upload.service.housekeeping import Housekeeping
 from services.upload.service.opening import Opening, Wish
 from services.upload.service.reading import Listing, Reading
-from services.upload.service.transfers import Transfers
+from services.upload.service.transfers import Parts, Transfers
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +106,15 @@ async def upload_urls(request: web.Request) -> web.Response:
     asked = await read_json(request, api.UrlsRequest)
     transfers = request.app[USE_CASES].transfers
     if asked.parts is not None:
-        return reply(await transfers.part_urls(session, owner.device, asked.parts))
+        return reply(await transfers.part_urls(session, owner.device, Parts(asked.parts, asked.delta)))
     return reply(await transfers.entry_urls(session, owner.device, asked.entries or []))
 
 
 async def record_parts(request: web.Request) -> web.Response:
     owner, session = await _session_of(request)
     asked = await read_json(request, api.PartsRequest)
-    return reply(await request.app[USE_CASES].transfers.record(session, owner.device, asked.parts))
+    parts = Parts(asked.parts, asked.delta)
+    return reply(await request.app[USE_CASES].transfers.record(session, owner.device, parts))
 
 
 # Completing --------------------------------------------------------------------------------

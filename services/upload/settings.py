@@ -27,8 +27,12 @@ class Settings(ProcessSettings, MongoSettings, BusSettings, S3Settings, TokenSet
     """Of one user."""
     quota_bytes: int | None = Field(default=None, ge=0)
     """Bytes each user may hold, open sessions included; none by default."""
-    max_delta_bytes: int = Field(default=MAX_DELTA_BYTES, ge=0, le=MAX_DELTA_BYTES)
-    """Largest delta object; a content that differs by more is sent whole. 0: no deltas are taken."""
+    max_delta_bytes: int = Field(default=MAX_DELTA_BYTES, ge=0, le=MAX_FILE_BYTES)
+    """Largest delta object; a content that differs by more is sent whole. 0: no deltas are taken. It travels
+    as a file of its size does, in one PUT or in parts."""
+    delta_wait_seconds: float = Field(default=900.0, ge=0)
+    """How long nothing may be heard of a device that sends a delta in parts before another device, that
+    cannot help with it, sends the same content in its own way."""
     max_compositions: int = Field(default=2, ge=1)
     """Contents up to 4 GiB put together from a delta at once, and one larger beside them; each holds some
     four parts in memory."""

@@ -24,7 +24,7 @@ from agent.remote.transport import Transport
 from agent.settings import Settings
 from agent.transfer import DeltaBase, LargeSource, SmallSource, Transfer, open_transfer
 from agent.transfer.retry import UrlRefusedError
-from agent.transfer.source import Losses, measure, part_body
+from agent.transfer.source import measure, part_body
 from agent.transfer.wire import Wire, s3_session
 from libs.contracts.api import (
     CompleteItem,
@@ -127,7 +127,7 @@ class Asked:
         signed = session.entries[0].put
         assert signed is not None
         source = LargeSource("a difference", len(content), hash_of(content), _memory(content))
-        await self.wire.put(signed, part_body(source, measure(source, 1, 0, len(content)), Losses()))
+        await self.wire.put(signed, part_body(source, measure(source, 1, 0, len(content))))
 
     async def put_together(self, delta: DownloadDelta, base: bytes) -> bytes:
         """Return the version that a difference to these bytes gives."""

@@ -12,7 +12,7 @@ import pytest
 
 from libs.contracts.api import UploadState
 from libs.contracts.errors import ConflictError, UnavailableError
-from libs.contracts.recipe import Literal, Recipe
+from libs.contracts.recipe import Copy, Literal, Recipe
 from libs.contracts.tree import CommitTarget
 from libs.mongo.names import UPLOADS
 from libs.mongo.outbox import Outbox
@@ -175,7 +175,9 @@ async def test_a_delta_that_another_takes_the_place_of_does_not_stay_in_s3(world
     account = await world.account()
     base, again = await version_of(world, account, BASE), await version_of(world, account, BASE)
     before, content = await everything(world, account), edited()
-    one, two = made(content), made(content, Recipe((Literal(len(content)),)))
+    first, rest = 600_000, BASE[6 * MIB + 14 :]
+    more = (Literal(first), Copy(first, 6 * MIB - first), Literal(14), Copy(6 * MIB + 14, len(rest)))
+    one, two = made(content), made(content, Recipe(more))
     await sent(world, account, one, base)
     await sent(world, account, two, base)
     assert len(await everything(world, account)) == len(before) + 1

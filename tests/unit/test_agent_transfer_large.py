@@ -1,6 +1,7 @@
 import asyncio
+import io
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,15 @@ import pytest
 from aiohttp import web
 
 from agent.errors import LocalError
-from agent.transfer import LargeSource, Transfer
+from agent.transfer import DeltaBase, LargeSource, Transfer
 from agent.transfer import source as reading
-from agent.transfer.delta import DeltaBase
 from agent.transfer.lanes import Lanes
 from agent.transfer.large import _PartsRun
 from libs.contracts.errors import ConflictError, UnavailableError
-from libs.contracts.limits import MIB
 from libs.contracts.recipe import Copy, Literal, Recipe
 from libs.contracts.tree import CommitTarget
-from tests.support.agent_api import AT, NAMESPACE, NODE, UPLOAD, linked_transfer, row, upload
+from libs.delta.package import write
+from tests.support.agent_api import NAMESPACE, NODE, UPLOAD, linked_transfer, row, upload
 from tests.support.scripted import Answer, ScriptedServer, problem, resets, s3_error, says, scripted
 from tests.unit.test_agent_transfer_small import OK, sha, signed
 
@@ -587,25 +587,213 @@ async def test_a_part_that_another_device_sent_before_its_url_was_renewed_is_not
     assert transfer.tally.uploaded_bytes == len(CONTENT) - PART
 
 
-@pytest.mark.parametrize("is_long", [True, False])
-async def test_a_line_that_does_not_last_for_a_long_delta_gets_the_file_in_parts(
-    server: ScriptedServer, tmp_path: Path, fd: int, monkeypatch: pytest.MonkeyPatch, is_long: bool
+@dataclass
+class Difference:
+    """A file that is offered as a difference, and what is remembered of the delta object's parts."""
+
+    fd: int
+    folder: Path
+    notes: dict[str, Notes] = field(default_factory=dict)
+    refused: int = 0
+
+    @property
+    def source(self) -> LargeSource:
+        recipe = Recipe((Literal(3000), Copy(0, len(CONTENT) - 3000)))
+        base = DeltaBase("5" * 24, recipe, self.folder, self._refused)
+        return source(self.fd, delta=base, notes_of=self._notes_of)
+
+    def _refused(self) -> None:
+        self.refused += 1
+
+    def _notes_of(self, digest: str) -> Notes:
+        return self.notes.setdefault(digest, Notes())
+
+    def object(self) -> bytes:
+        """The delta object as the agent makes it."""
+        out = io.BytesIO()
+        write(self.source.delta.recipe, lambda at, count: CONTENT[at : at + count], out)  # type: ignore[union-attr]
+        return out.getvalue()
+
+    def parts(self) -> dict[int, bytes]:
+        made = self.object()
+        return {n + 1: made[n * PART : (n + 1) * PART] for n in range(-(-len(made) // PART))}
+
+    def session(self, held: Iterable[int] = (), **changes: Any) -> Answer:
+        entry = {"index": 0, "mode": "delta", "content_hash": sha(CONTENT), "size": len(CONTENT)}
+        parts = self.parts()
+        rows = [{"number": n, "size": len(parts[n]), "digest": sha(parts[n])} for n in held]
+        shown = {"part_size": PART, "parts_total": len(parts), "parts": rows, **changes}
+        return says(upload([entry], **shown), 201)
+
+    def accepted(self, server: ScriptedServer) -> None:
+        """Have server and store take every part of the delta object, and of nothing else."""
+        parts = self.parts()
+
+        async def urls(request: web.Request) -> web.StreamResponse:
+            body = await request.json()
+            assert body["delta"] == sha(self.object())
+            items = {n: signed(server, f"part{n}", parts[int(n)]) for n in body["parts"]}
+            return web.json_response({"items": items})
+
+        server.on("POST", f"{SESSION}/urls", urls)
+        server.on("POST", f"{SESSION}/parts", self.session())
+        for number in parts:
+            server.on("PUT", f"/s3/part{number}", OK)
+
+
+@pytest.fixture
+def difference(fd: int, tmp_path: Path) -> Difference:
+    return Difference(fd, tmp_path)
+
+
+async def test_a_delta_object_travels_in_parts_where_the_server_says_so(
+    server: ScriptedServer, transfer: Transfer, difference: Difference
 ) -> None:
-    monkeypatch.setattr(reading, "_MUCH", 1 if is_long else MIB)
-    put = {"method": "PUT", "url": f"{server.url}/s3/delta", "headers": {}, "expires_at": AT}
-    entry = {"index": 0, "mode": "delta", "content_hash": sha(CONTENT), "size": len(CONTENT), "put": put}
-    server.on("POST", "/v1/uploads", says(upload([entry]), 201), session())
-    server.on("PUT", "/s3/delta", *[resets] * 8, OK)
-    accept_parts(server)
-    base = DeltaBase("5" * 24, Recipe((Literal(100), Copy(0, len(CONTENT) - 100))), tmp_path)
+    parts = difference.parts()
+    assert len(parts) > 3
+    server.on("POST", "/v1/uploads", difference.session())
+    difference.accepted(server)
+
+    result = await transfer.upload_large(difference.source)
+
+    assert result.delta == sha(difference.object())
+    assert {n: server.calls(f"/s3/part{n}")[0].body for n in parts} == parts
+    assert {seen.json["delta"] for seen in server.calls(f"{SESSION}/parts")} == {result.delta}
+    assert difference.notes[result.delta].digests == {n: sha(part) for n, part in parts.items()}
+    assert transfer.tally.uploaded_bytes == len(difference.object())
+    assert transfer.tally.settled_bytes == len(CONTENT), "what the server has counts as done"
+
+
+async def test_of_a_delta_object_only_the_missing_parts_are_sent(
+    server: ScriptedServer, transfer: Transfer, difference: Difference
+) -> None:
+    parts = difference.parts()
+    server.on("POST", "/v1/uploads", difference.session([1, 3]))
+    difference.accepted(server)
+
+    await transfer.upload_large(difference.source)
+
+    assert sorted(sent(server)) == sorted(set(parts) - {1, 3})
+    assert transfer.tally.settled_bytes == len(CONTENT)
+
+
+async def test_a_line_that_breaks_again_and_again_costs_a_delta_object_parts_and_not_the_whole(
+    server: ScriptedServer, tmp_path: Path, difference: Difference
+) -> None:
+    server.on("POST", "/v1/uploads", difference.session())
+    server.on("PUT", "/s3/part2", *[resets] * 8, OK)
+    difference.accepted(server)
 
     async with linked_transfer(server, tmp_path / "home", transfer_retry_seconds=30.0) as transfer:
-        await transfer.upload_large(source(fd, delta=base))
+        await transfer.upload_large(difference.source)
 
-        assert transfer.tally.settled_bytes == len(CONTENT)
-    asked = [seen.json.get("delta") is not None for seen in server.calls("/v1/uploads")]
-    assert asked == ([True, False] if is_long else [True])
-    assert sorted(sent(server)) == ([1, 2, 3, 4, 5] if is_long else [])
+    assert len(server.calls("/v1/uploads")) == 1
+    assert set(sent(server)) == set(difference.parts())
+
+
+async def test_a_content_that_is_put_together_already_needs_no_part(
+    server: ScriptedServer, transfer: Transfer, difference: Difference
+) -> None:
+    server.on("POST", "/v1/uploads", difference.session(part_size=None, parts_total=0))
+
+    await transfer.upload_large(difference.source)
+
+    assert transfer.tally.uploaded_bytes == 0
+    assert transfer.tally.settled_bytes == len(CONTENT)
+
+
+@pytest.mark.parametrize("then", ["parts", "delta"])
+async def test_a_session_of_which_something_else_travels_by_now_is_opened_again(
+    server: ScriptedServer, transfer: Transfer, difference: Difference, then: str
+) -> None:
+    again = session() if then == "parts" else difference.session()
+    server.on("POST", "/v1/uploads", difference.session(), again)
+    server.on("POST", f"{SESSION}/urls", problem("upload_changed"))
+    if then == "parts":
+        accept_parts(server)
+    else:
+        difference.accepted(server)
+
+    await transfer.upload_large(difference.source)
+
+    assert len(server.calls("/v1/uploads")) == 2
+    assert set(sent(server)) == set(PARTS if then == "parts" else difference.parts())
+    assert transfer.tally.settled_bytes == len(CONTENT), "it counts once"
+
+
+async def test_a_session_that_is_changed_again_and_again_is_not_opened_for_ever(
+    server: ScriptedServer, transfer: Transfer, fd: int
+) -> None:
+    server.on("POST", "/v1/uploads", session())
+    server.on("POST", f"{SESSION}/urls", problem("upload_changed"))
+
+    with pytest.raises(ConflictError, match="upload_changed"):
+        await transfer.upload_large(source(fd))
+
+    assert len(server.calls("/v1/uploads")) == 3
+    assert transfer.tally.settled_bytes == 0
+
+
+async def test_another_device_that_sends_the_difference_is_waited_for_for_as_long_as_the_server_says(
+    server: ScriptedServer, tmp_path: Path, fd: int
+) -> None:
+    """It sends less than this device would have to; when it is gone the server says so."""
+    stored = {"index": 0, "mode": "stored", "content_hash": sha(CONTENT), "size": len(CONTENT)}
+    waits = [problem("delta_under_way")] * 3
+    server.on("POST", "/v1/uploads", *waits, says(upload([stored]), 201))
+    async with linked_transfer(server, tmp_path / "home", verification_wait_seconds=-1.0) as transfer:
+        assert (await transfer.upload_large(source(fd))).stored
+
+    assert len(server.calls("/v1/uploads")) == 4
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held", "announced"])
+async def test_a_session_with_other_parts_for_the_same_delta_object_is_given_up(
+    server: ScriptedServer, transfer: Transfer, difference: Difference, held: bool
+) -> None:
+    """They cannot be of it: this device has the whole with its hash."""
+    wrong = {"number": 2, "size": PART, "digest": "0" * 64}
+    first = difference.session(parts=[wrong]) if held else difference.session()
+    server.on("POST", "/v1/uploads", first, difference.session())
+    if not held:
+        server.on("POST", f"{SESSION}/urls", problem("part_digest_fixed"))
+    server.on("DELETE", SESSION, says(b"", 204))
+    difference.accepted(server)
+
+    await transfer.upload_large(difference.source)
+
+    assert len(server.calls(SESSION, "DELETE")) == 1
+    (given_up,) = [at for at, seen in enumerate(server.seen) if seen.method == "DELETE"]
+    assert set(sent(server, after=given_up)) == set(difference.parts())
+
+
+async def test_after_the_commit_nothing_is_remembered_of_a_delta_object(
+    server: ScriptedServer, transfer: Transfer, difference: Difference
+) -> None:
+    done = {"upload_id": UPLOAD, "state": "committed", "results": [{"index": 0, "row": row()}]}
+    server.on("POST", "/v1/uploads", difference.session())
+    server.on("POST", f"{SESSION}/complete", says(done))
+    difference.accepted(server)
+
+    await transfer.commit_large(difference.source, TARGET)
+
+    assert difference.notes[sha(difference.object())].digests == {}
+
+
+async def test_a_delta_object_of_parts_that_is_refused_is_followed_by_the_whole(
+    server: ScriptedServer, transfer: Transfer, difference: Difference
+) -> None:
+    done = {"upload_id": UPLOAD, "state": "committed", "results": [{"index": 0, "row": row()}]}
+    server.on("POST", "/v1/uploads", difference.session(list(difference.parts())), session())
+    server.on("POST", f"{SESSION}/complete", problem("delta_refused"), says(done))
+    accept_parts(server)
+
+    await transfer.commit_large(difference.source, TARGET)
+
+    assert difference.refused == 1
+    assert difference.notes[sha(difference.object())].digests == {}
+    assert sorted(sent(server)) == sorted(PARTS)
+    assert transfer.tally.settled_bytes == len(CONTENT)
 
 
 async def test_content_that_the_server_is_just_verifying_is_waited_for_and_not_sent(

@@ -23,6 +23,8 @@ from services.upload.domain.modes import (
     by_bytes,
     by_delta,
     entry_of,
+    is_in_the_way,
+    is_offered,
     mode_of,
     part_size_of,
     rewished,
@@ -128,6 +130,105 @@ def test_a_session_goes_on_by_delta_while_nothing_was_sent_in_parts_and_whole_wi
     assert rewished(begun, offer, SIZES) is begun
     stored = session(entry(mode=UploadMode.STORED))
     assert rewished(stored, offer, SIZES) is stored
+
+
+LARGE_OFFER = Offer("t/base", 9, 25 * MIB, "d" * 64)
+
+
+def large_delta(**more: object) -> Session:
+    """A session of a delta object in parts, of which one was sent."""
+    composed = by_delta(session(entry(size=GIB)), LARGE_OFFER, SIZES)
+    return replace(composed, **{"parts_done": 1, "delta_upload_id": "u", **more})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("size", "throughput", "part_size", "parts"),
+    [
+        (BASE_PART_BYTES, None, None, 0),
+        (BASE_PART_BYTES + 1, None, BASE_PART_BYTES, 2),
+        (2 * GIB, 30 * MIB, 30 * MIB, 69),
+        (64 * GIB, None, BASE_PART_BYTES, 6554),
+    ],
+)
+def test_a_delta_object_travels_as_a_file_of_its_size(
+    size: int, throughput: int | None, part_size: int | None, parts: int
+) -> None:
+    whole = replace(session(entry(size=TIB)), digests_enforced=True)
+    composed = by_delta(whole, replace(LARGE_OFFER, size=size), SIZES, throughput)
+    assert (composed.part_size, composed.parts_total) == (part_size, parts)
+    assert composed.entries[0].needs_put() is (part_size is None)
+    assert composed.size == TIB, "what is reserved"
+    assert not composed.digests_enforced
+    travelling = composed.in_parts
+    if part_size is not None:
+        assert travelling is not None
+        assert (travelling.key, travelling.size, travelling.delta) == (
+            "t/x-0.dddddddddddddddd.delta",
+            size,
+            "d" * 64,
+        )
+    else:
+        assert travelling is None
+
+
+def test_the_same_delta_object_keeps_its_parts_wherever_its_base_is_found() -> None:
+    begun = large_delta()
+    assert rewished(begun, LARGE_OFFER, SIZES) is begun
+    moved = rewished(begun, replace(LARGE_OFFER, base_key="t/other", base=BASE), SIZES)
+    delta = moved.entries[0].delta
+    assert delta is not None
+    assert (delta.base_key, delta.base) == ("t/other", BASE)
+    assert (moved.parts_done, moved.delta_upload_id, moved.part_size) == (1, "u", begun.part_size)
+
+
+@pytest.mark.parametrize("offer", [None, replace(LARGE_OFFER, sha256="c" * 64), replace(LARGE_OFFER, size=5)])
+def test_another_way_begins_with_nothing_of_the_one_before(offer: Offer | None) -> None:
+    other = rewished(large_delta(s3_upload_id="half made"), offer, SIZES)
+    assert (other.parts_done, other.delta_upload_id, other.s3_upload_id) == (0, None, None)
+    assert is_offered(other, offer) is (offer is not None)
+    assert (other.part_size is None) is (offer is not None and offer.size == 5)
+
+
+OTHER_DEVICE = "5" * 24
+QUIET = NOW - timedelta(minutes=15)
+
+
+@pytest.mark.parametrize(
+    ("before", "device", "offer", "waits"),
+    [
+        (large_delta(), OTHER_DEVICE, None, True),
+        (large_delta(parts_done=0), OTHER_DEVICE, None, True),
+        (large_delta(), OTHER_DEVICE, replace(LARGE_OFFER, sha256="c" * 64), True),
+        (large_delta(), OTHER_DEVICE, LARGE_OFFER, False),
+        (large_delta(), DEVICE, None, False),
+        (large_delta(updated_at=QUIET), OTHER_DEVICE, None, False),
+        (by_delta(session(entry(size=GIB)), replace(LARGE_OFFER, size=5), SIZES), OTHER_DEVICE, None, False),
+        (session(entry(mode=UploadMode.MULTIPART, size=GIB)), OTHER_DEVICE, LARGE_OFFER, False),
+    ],
+    ids=[
+        "bytes",
+        "nothing told yet",
+        "other delta",
+        "the same",
+        "itself",
+        "quiet",
+        "one request",
+        "bytes sent",
+    ],
+)
+def test_who_cannot_help_with_a_delta_in_parts_waits_while_its_sender_is_heard_of(
+    before: Session, device: str, offer: Offer | None, waits: bool
+) -> None:
+    assert is_in_the_way(before, device, offer, QUIET) is waits
+
+
+def test_a_session_of_a_delta_in_parts_survives_the_store() -> None:
+    begun = large_delta()
+    assert to_session(to_document(begun)) == begun
+    assert difference(begun, begun.with_upload(None)) == {"$set": {"delta_upload_id": None}}
+    old = to_document(begun)
+    del old["delta_upload_id"]
+    assert to_session(old) == begun.with_upload(None), "of a release that knew none"
 
 
 def test_a_stored_copy_is_used_only_when_its_size_is_the_announced_one() -> None:
@@ -282,7 +383,7 @@ def test_a_session_survives_the_way_through_its_document() -> None:
 
 def test_a_session_of_a_delta_survives_it_also_one_of_before_its_base_version_was_noted() -> None:
     for base in (BASE, None):
-        composed = by_delta(session(entry()), Offer("t/base", 9, 3, "d" * 64, base))
+        composed = by_delta(session(entry()), Offer("t/base", 9, 3, "d" * 64, base), SIZES)
         document = to_document(composed)
         assert to_session(document) == composed
         assert document["entries"][0]["delta"].keys() == {"base_key", "base_size", "key", "size", "sha256"}
@@ -293,13 +394,15 @@ def test_what_a_content_is_put_together_from_is_told_where_all_members_may_know_
     namespace: str, *, told: bool
 ) -> None:
     offer = Offer(f"t/{namespace}/base-0", 9, 3, "d" * 64, BASE)
-    asked = with_targets(by_delta(replace(session(entry()), namespace_id="1" * 24), offer), {0: TARGET})
+    asked = with_targets(
+        by_delta(replace(session(entry()), namespace_id="1" * 24), offer, SIZES), {0: TARGET}
+    )
     (uploaded,) = announce.completed(asked).entries
     assert uploaded.base == (BASE if told else None)
 
 
 def test_of_a_content_that_came_whole_no_base_is_told() -> None:
-    composed = by_delta(session(entry()), Offer(f"t/{NAMESPACE}/base-0", 9, 3, "d" * 64, BASE))
+    composed = by_delta(session(entry()), Offer(f"t/{NAMESPACE}/base-0", 9, 3, "d" * 64, BASE), SIZES)
     asked = with_targets(by_bytes(composed, SIZES), {0: TARGET})
     (uploaded,) = announce.completed(asked).entries
     assert uploaded.base is None

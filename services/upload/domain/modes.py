@@ -1,6 +1,7 @@
 """How bytes get to S3: the choice per file, and the size of parts. Pure."""
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 from libs.contracts.api import UploadMode
@@ -96,8 +97,11 @@ class Offer:
     base: BaseVersion | None = None
 
 
-def by_delta(session: Session, offer: Offer) -> Session:
-    """Return the session as one whose content is put together from what is offered."""
+def by_delta(session: Session, offer: Offer, sizes: Sizes, throughput: int | None = None) -> Session:
+    """Return the session as one whose content is put together from what is offered.
+
+    The delta object travels as a file of its size does: in one PUT, or in parts.
+    """
     entry = session.entries[0]
     source = DeltaSource(
         offer.base_key,
@@ -106,41 +110,82 @@ def by_delta(session: Session, offer: Offer) -> Session:
         offer.size,
         offer.sha256,
         offer.base,
+        in_parts=mode_of(offer.size, sizes) is UploadMode.MULTIPART,
     )
     changed = replace(entry, mode=UploadMode.DELTA, delta=source, sealed=False, verified=False)
-    return replace(
-        session, entries=(changed,), part_size=None, parts_total=0, parts_done=0, s3_upload_id=None
-    )
+    return _another_way(session, changed, sizes, throughput)
 
 
 def by_bytes(session: Session, sizes: Sizes, throughput: int | None = None) -> Session:
     """Return a session of a delta as one whose content is sent whole."""
     entry = session.entries[0]
     changed = replace(entry, mode=mode_of(entry.size, sizes), delta=None)
-    return with_parts(replace(session, entries=(changed,), s3_upload_id=None), sizes, throughput)
+    return _another_way(session, changed, sizes, throughput)
+
+
+def _another_way(session: Session, entry: Entry, sizes: Sizes, throughput: int | None) -> Session:
+    """Return the session with nothing of what was sent for the way before."""
+    bare = replace(
+        session,
+        entries=(entry,),
+        part_size=None,
+        parts_total=0,
+        parts_done=0,
+        s3_upload_id=None,
+        delta_upload_id=None,
+        digests_enforced=False,
+    )
+    return with_parts(bare, sizes, throughput)
 
 
 def rewished(session: Session, offer: Offer | None, sizes: Sizes, throughput: int | None = None) -> Session:
     """Return an open session as the device that joins can go on with it: itself, or changed.
 
-    A delta is the way as long as nothing was sent in parts; a device without the base sends all.
+    A delta is the way as long as no part of the content was sent; a device without the base sends all.
+    Of a delta object that is byte for byte the one under way nothing is void: at most its base is
+    now found elsewhere.
     """
     if offer is None:
         return by_bytes(session, sizes, throughput) if session.composed else session
-    if session.entries[0].mode is UploadMode.STORED or session.parts_done:
+    if session.entries[0].mode is UploadMode.STORED or (session.multipart and session.parts_done):
         return session
-    wished = by_delta(session, offer)
-    return session if _way_of(wished) == _way_of(session) else wished
+    if is_offered(session, offer):
+        return _with_base(session, offer)
+    return by_delta(session, offer, sizes, throughput)
 
 
-def _way_of(session: Session) -> tuple[UploadMode, DeltaSource | None]:
+def is_offered(session: Session, offer: Offer | None) -> bool:
+    """Whether an offer is the delta object that the session is about, byte for byte."""
+    delta = session.entries[0].delta
+    return (
+        delta is not None and offer is not None and (delta.sha256, delta.size) == (offer.sha256, offer.size)
+    )
+
+
+def _with_base(session: Session, offer: Offer) -> Session:
     entry = session.entries[0]
-    return entry.mode, entry.delta
+    if entry.delta is None:
+        return session
+    delta = replace(entry.delta, base_key=offer.base_key, base_size=offer.base_size, base=offer.base)
+    return session if delta == entry.delta else replace(session, entries=(replace(entry, delta=delta),))
+
+
+def is_in_the_way(session: Session, device_id: str, offer: Offer | None, quiet_since: datetime) -> bool:
+    """Whether another device is at work on a delta in parts with which this one cannot help.
+
+    It was heard of after `quiet_since`. To join would make void what it has sent, to save it
+    would have this device send what may be many times as much: it had better wait.
+    """
+    travelling = session.in_parts
+    if travelling is None or travelling.delta is None or is_offered(session, offer):
+        return False
+    return session.device.id != device_id and session.updated_at > quiet_since
 
 
 def with_parts(session: Session, sizes: Sizes, throughput: int | None = None) -> Session:
-    """Return the session with its part size, if its bytes travel in parts."""
-    if not session.multipart:
+    """Return the session with its part size, if something of it travels in parts."""
+    travelling = session.in_parts
+    if travelling is None:
         return session
-    part_size = part_size_of(session.size, sizes, throughput)
-    return replace(session, part_size=part_size, parts_total=part_count(session.size, part_size))
+    part_size = part_size_of(travelling.size, sizes, throughput)
+    return replace(session, part_size=part_size, parts_total=part_count(travelling.size, part_size))

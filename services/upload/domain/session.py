@@ -26,6 +26,8 @@ class DeltaSource:
     """Of the delta object."""
     base: BaseVersion | None = None
     """The version whose object the base is; None in sessions of before it was noted."""
+    in_parts: bool = False
+    """Whether the delta object travels in parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class Entry:
 
     def needs_put(self) -> bool:
         """Whether the client may still have to send the bytes in one request."""
-        return self.mode in {UploadMode.PUT, UploadMode.DELTA} and not self.committed
+        whole = self.mode is UploadMode.PUT or (self.delta is not None and not self.delta.in_parts)
+        return whole and not self.committed
 
     def put_bound(self) -> tuple[str, int, str]:
         """Return what that request is bound to: key, length in bytes, SHA-256."""
@@ -96,6 +99,18 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Travelling:
+    """The object that clients send in parts: the content itself, or a delta object."""
+
+    key: str
+    size: int
+    upload_id: str | None
+    """Of its multipart upload at S3."""
+    delta: str | None = None
+    """SHA-256 of the delta object, if it is one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """An upload session: bytes only. A session of one file has one entry, with index 0."""
 
@@ -121,6 +136,9 @@ class Session:
     parts_done: int = 0
     """As clients have told; the truth is what S3 lists."""
     s3_upload_id: str | None = None
+    """Of the content's own object, whether clients send its parts or it is put together here."""
+    delta_upload_id: str | None = None
+    """Of the delta object, where that travels in parts."""
     lease: Lease | None = None
     code: str | None = None
     detail: str | None = None
@@ -141,8 +159,30 @@ class Session:
 
     @property
     def multipart(self) -> bool:
-        """Whether the bytes travel in parts."""
+        """Whether the content itself travels in parts."""
         return self.entries[0].mode is UploadMode.MULTIPART
+
+    @property
+    def in_parts(self) -> Travelling | None:
+        """What travels in parts; None: nothing does."""
+        entry = self.entries[0]
+        if self.multipart:
+            return Travelling(entry.key, entry.size, self.s3_upload_id)
+        delta = entry.delta
+        if delta is None or not delta.in_parts:
+            return None
+        return Travelling(delta.key, delta.size, self.delta_upload_id, delta.sha256)
+
+    @property
+    def upload_field(self) -> str:
+        """The name of the field with the multipart upload of what travels in parts."""
+        return "s3_upload_id" if self.multipart else "delta_upload_id"
+
+    def with_upload(self, upload_id: str | None) -> "Session":
+        """Return the session with another multipart upload for what travels in parts."""
+        if self.multipart:
+            return replace(self, s3_upload_id=upload_id)
+        return replace(self, delta_upload_id=upload_id)
 
     @property
     def composed(self) -> bool:

@@ -9,6 +9,7 @@ session one wins and the other finds it done.
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -31,6 +32,7 @@ from services.upload.domain.session import PENDING, Device, Lease, Session
 from services.upload.service import announce
 from services.upload.service.background import Background, repeating
 from services.upload.service.deps import Deps
+from services.upload.service.multiparts import abort_all
 from services.upload.service.sealing import Sealing
 from services.upload.service.wakeups import Wakeups
 
@@ -186,6 +188,8 @@ class Completing:
 
         What the composition began at S3 and digests of parts that an earlier way had are forgotten.
         """
+        with suppress(UnavailableError):  # the sweep finds it
+            await abort_all(self._deps, session)
         await self._deps.parts.remove([session.id])
         return by_bytes(session, self._deps.sizes)
 

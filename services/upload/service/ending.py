@@ -12,6 +12,7 @@ from libs.runtime.logs import get_logger
 from services.upload.domain.session import Entry, Session
 from services.upload.service import announce
 from services.upload.service.deps import Deps
+from services.upload.service.multiparts import abort_all
 
 log = get_logger("ending")
 
@@ -55,8 +56,7 @@ class Ending:
     async def _clean(self, session: Session) -> None:
         """Delete what the session put into S3 and nothing refers to."""
         try:
-            if session.s3_upload_id is not None:
-                await self._deps.objects.abort_multipart(session.entries[0].key, session.s3_upload_id)
+            await abort_all(self._deps, session)
             await self._deps.objects.delete(await self._leftovers(session))
         except UnavailableError:
             log.warning("bytes of an ended session stay for the sweep", upload_id=session.id)

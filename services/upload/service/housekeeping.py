@@ -78,6 +78,7 @@ class Housekeeping:
         prefixes = {prefix_of(key) for key in asked.keys}
         owners = await self._deps.sessions.owners("key_prefix", prefixes)
         running = await self._deps.sessions.owners("s3_upload_id", asked.s3_upload_ids)
+        running |= await self._deps.sessions.owners("delta_upload_id", asked.s3_upload_ids)
         return Known(
             keys=[key for key in asked.keys if prefix_of(key) in owners],
             s3_upload_ids=[one for one in asked.s3_upload_ids if one in running],

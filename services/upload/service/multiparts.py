@@ -1,10 +1,10 @@
-"""The S3 side of a multipart session: begun after the session's document, begun anew when lost."""
+"""The S3 side of what travels in parts: begun after the session's document, begun anew when lost."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from libs.contracts.api import PartRow
+from libs.contracts.api import PartRow, UploadState
 from libs.contracts.errors import ConflictError, NotFoundError, UnavailableError
 from libs.contracts.parts import part_span
 from libs.runtime.logs import get_logger
@@ -48,76 +48,83 @@ class Multiparts:
 
     async def ensure(self, session: Session) -> Session:
         """Return the session with a multipart upload at S3. Raises `ConflictError` when it has ended."""
-        if not session.multipart or session.s3_upload_id is not None:
+        travelling = session.in_parts
+        if travelling is None or travelling.upload_id is not None:
             return session
-        key = session.entries[0].key
-        begun = await self._deps.objects.create_multipart(key)
-        after = replace(session, s3_upload_id=begun)
-        if await self._deps.sessions.change(session, after, s3_upload_id=None):
+        begun = await self._deps.objects.create_multipart(travelling.key)
+        after = session.with_upload(begun)
+        if await self._deps.sessions.change(session, after, **{session.upload_field: None}):
             return after
-        await self._deps.objects.abort_multipart(key, begun)
+        await self._deps.objects.abort_multipart(travelling.key, begun)
         return await self._winner(session)
 
     async def _winner(self, session: Session) -> Session:
-        """Return what another request made of the session in the same instant."""
+        """Return what another request made of the session in the same instant.
+
+        Raises `ConflictError` "upload_not_open", or "upload_changed": something else travels now.
+        """
         now = await self._deps.sessions.get(session.id)
-        if now is None or not now.live or now.s3_upload_id is None:
+        if now is None or not now.live:
+            raise ConflictError(code="upload_not_open")
+        if now.attempt != session.attempt:
+            raise ConflictError(code="upload_changed" if now.state is UploadState.OPEN else "upload_not_open")
+        if now.in_parts is None or now.in_parts.upload_id is None:
             raise ConflictError(code="upload_not_open")
         return now
 
     async def let_go(self, session: Session, after: Session) -> None:
         """Remove what S3 holds of a session's way before it was changed; else the sweep finds it."""
-        entry, delta = session.entries[0], after.entries[0].delta
+        old, new = session.entries[0].delta, after.entries[0].delta
         with suppress(UnavailableError):
-            if session.s3_upload_id is not None:
-                await self._deps.objects.abort_multipart(entry.key, session.s3_upload_id)
-            if entry.delta is not None and (delta is None or delta.key != entry.delta.key):
-                await self._deps.objects.delete([entry.delta.key])
+            await abort_all(self._deps, session)
+            if old is not None and (new is None or new.key != old.key):
+                await self._deps.objects.delete([old.key])
 
     async def held(self, session: Session) -> Held | None:
         """Return what S3 holds; None: neither the multipart upload nor the whole object."""
-        if session.s3_upload_id is None:
+        travelling = session.in_parts
+        if travelling is None or travelling.upload_id is None:
             return None
-        key = session.entries[0].key
-        parts = await self._deps.objects.list_parts(key, session.s3_upload_id)
+        parts = await self._deps.objects.list_parts(travelling.key, travelling.upload_id)
         if parts is not None:
-            return Held({part.number: part for part in parts if _fits(session, part)})
-        found = await self._deps.objects.head(key)
-        return Held({}, joined=True) if found is not None and found.size == session.size else None
+            return Held({part.number: part for part in parts if _fits(session, travelling.size, part)})
+        found = await self._deps.objects.head(travelling.key)
+        return Held({}, joined=True) if found is not None and found.size == travelling.size else None
 
     async def revived(self, session: Session) -> tuple[Session, Held]:
         """Return session and what S3 holds; a multipart upload that S3 has lost is begun anew."""
         held = await self.held(session)
         if held is not None:
             return session, held
-        if session.s3_upload_id is not None:
+        if session.in_parts is not None and session.in_parts.upload_id is not None:
             session = await self._forget(session)
         return await self.ensure(session), Held({})
 
     async def begin_anew(self, session: Session) -> None:
         """Give up what S3 holds: some part of it is not what it should be, and none is named."""
-        upload_id = session.s3_upload_id
-        if upload_id is not None:
+        travelling = session.in_parts
+        if travelling is not None and travelling.upload_id is not None:
             await self._forget(session)
-            await self._deps.objects.abort_multipart(session.entries[0].key, upload_id)
+            await self._deps.objects.abort_multipart(travelling.key, travelling.upload_id)
 
     async def _forget(self, session: Session) -> Session:
         log.warning("the parts of an upload are lost or refused", upload_id=session.id)
-        after = replace(session, s3_upload_id=None, parts_done=0)
-        if not await self._deps.sessions.change(session, after, s3_upload_id=session.s3_upload_id):
+        after, field = replace(session.with_upload(None), parts_done=0), session.upload_field
+        if not await self._deps.sessions.change(session, after, **{field: getattr(session, field)}):
             return await self._winner(session)
         await self._deps.parts.reset(session)
         return after
 
     async def join(self, session: Session, held: Held, notes: Mapping[int, PartNote]) -> bool:
         """Join the parts; False when S3 has lost them."""
-        if session.s3_upload_id is None:
+        travelling = session.in_parts
+        if travelling is None or travelling.upload_id is None:
             return False
         parts = [
             PartToJoin(n, held.parts[n].etag, notes[n].digest) for n in range(1, session.parts_total + 1)
         ]
         try:
-            await self._deps.objects.complete_multipart(session.entries[0].key, session.s3_upload_id, parts)
+            await self._deps.objects.complete_multipart(travelling.key, travelling.upload_id, parts)
         except NotFoundError:
             return False
         return True
@@ -133,10 +140,19 @@ class Multiparts:
         return rows
 
 
-def _fits(session: Session, part: StoredPart) -> bool:
+async def abort_all(deps: Deps, session: Session) -> None:
+    """Abort what a session has begun at S3, of the content and of a delta object. `UnavailableError`."""
+    entry = session.entries[0]
+    if session.s3_upload_id is not None:
+        await deps.objects.abort_multipart(entry.key, session.s3_upload_id)
+    if session.delta_upload_id is not None and entry.delta is not None:
+        await deps.objects.abort_multipart(entry.delta.key, session.delta_upload_id)
+
+
+def _fits(session: Session, size: int, part: StoredPart) -> bool:
     if session.part_size is None or not 1 <= part.number <= session.parts_total:
         return False
-    return part.size == part_span(session.size, session.part_size, part.number)[1]
+    return part.size == part_span(size, session.part_size, part.number)[1]
 
 
 def _row(part: StoredPart, notes: Mapping[int, PartNote]) -> PartRow:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final
 
 from libs.contracts.api import Upload, UploadMode, UploadState
@@ -14,6 +15,8 @@ from services.upload.domain.modes import (
     StoredCopy,
     by_delta,
     entry_of,
+    is_in_the_way,
+    is_offered,
     mode_of,
     rewished,
     with_parts,
@@ -51,24 +54,34 @@ class Opening:
         Raises `QuotaError` ("file_too_large", "quota_exceeded"), `RateLimitedError`
         "too_many_sessions", and, unless the bytes are to be sent anyway, `ConflictError`
         "verification_pending" while an object of the same content is being verified: sending a
-        large file can take hours, reading it here takes minutes.
+        large file can take hours, reading it here takes minutes. Also `ConflictError`
+        "delta_under_way" while another device sends a delta with which this one cannot help.
         """
         self._check_size(file.size, self._deps.settings.max_file_bytes)
-        key = dedupe_key(owner.user_id, namespace_id, file.content_hash, file.size)
         for _ in range(_TRIES):
-            session = await self._deps.sessions.live_of(key)
-            if session is not None:
-                joined = await self._join(session, owner, wish)
-                if joined is None:
-                    continue
-                return joined
-            session = self._as_wished(await self._draft(owner, namespace_id, [file]), wish)
-            if session.multipart and not wish.send_anyway:
-                await self._check_not_verifying(namespace_id, file)
-            await self._check_room(session)
-            if await self._deps.sessions.create(session, announce.started(session)):
-                return await self._shown(await self._multiparts.ensure(session))
+            try:
+                opened = await self._opened(owner, namespace_id, file, wish)
+            except ConflictError as error:
+                if error.code != "upload_changed":
+                    raise
+                opened = None
+            if opened is not None:
+                return opened
         raise UnavailableError("The session changes too fast", retry_after=1)
+
+    async def _opened(self, owner: Owner, namespace_id: str, file: Announced, wish: Wish) -> Upload | None:
+        """Join or open the session; None, or "upload_changed": somebody else has changed it meanwhile."""
+        key = dedupe_key(owner.user_id, namespace_id, file.content_hash, file.size)
+        session = await self._deps.sessions.live_of(key)
+        if session is not None:
+            return await self._join(session, owner, wish)
+        session = self._as_wished(await self._draft(owner, namespace_id, [file]), wish)
+        if session.multipart and not wish.send_anyway:
+            await self._check_not_verifying(namespace_id, file)
+        await self._check_room(session)
+        if not await self._deps.sessions.create(session, announce.started(session)):
+            return None
+        return await self._shown(await self._multiparts.ensure(session))
 
     async def batch(self, owner: Owner, namespace_id: str, files: Sequence[Announced]) -> Upload:
         """Open a session of many small files. Raises as `single` does."""
@@ -82,7 +95,7 @@ class Opening:
     def _as_wished(self, session: Session, wish: Wish) -> Session:
         """Return a session with how its bytes travel decided."""
         if session.entries[0].mode is not UploadMode.STORED and wish.offer is not None:
-            return by_delta(session, wish.offer)
+            return by_delta(session, wish.offer, self._deps.sizes, wish.throughput)
         return with_parts(session, self._deps.sizes, wish.throughput)
 
     async def _check_not_verifying(self, namespace_id: str, file: Announced) -> None:
@@ -145,21 +158,42 @@ class Opening:
         if session.state is not UploadState.OPEN:
             return shown(session)
         is_made = await self._is_made(session)
+        if not is_made:
+            self._check_not_in_the_way(session, owner, wish)
         wished = session if is_made else rewished(session, wish.offer, self._deps.sizes, wish.throughput)
         if wished is not session:
-            wished = replace(wished, attempt=session.attempt + 1)  # what was begun the other way is void
-            if not await self._deps.sessions.change(session, wished, s3_upload_id=session.s3_upload_id):
+            turned = await self._turned(session, wished, keeps_parts=is_offered(session, wish.offer))
+            if turned is None:
                 return None
-            await self._multiparts.let_go(session, wished)
-            await self._deps.parts.remove([session.id])  # digests of parts of another size, perhaps
-            session = wished
+            session = turned
         now = self._deps.now()
         expires_at = self._deps.expiry(session.entries, now)
         if not await self._deps.sessions.touch(session.id, owner.device, now, expires_at):
             return None
         joined = replace(session, device=owner.device, updated_at=now, expires_at=expires_at)
-        sent = frozenset({0}) if is_made else await self._sent(joined)
-        return (await self._shown(joined, sent)).model_copy(update={"joined": True})
+        if is_made:
+            return shown(_without_parts(joined)).model_copy(update={"joined": True})
+        return (await self._shown(joined, await self._sent(joined))).model_copy(update={"joined": True})
+
+    def _check_not_in_the_way(self, session: Session, owner: Owner, wish: Wish) -> None:
+        quiet = timedelta(seconds=self._deps.settings.delta_wait_seconds)
+        if is_in_the_way(session, owner.device.id, wish.offer, self._deps.now() - quiet):
+            raise ConflictError(code="delta_under_way")
+
+    async def _turned(self, session: Session, wished: Session, *, keeps_parts: bool) -> Session | None:
+        """Write how the bytes travel from now on; None: the session has changed meanwhile.
+
+        What was begun another way is void, and so are digests of its parts.
+        """
+        if not keeps_parts:
+            wished = replace(wished, attempt=session.attempt + 1)
+        begun = {"s3_upload_id": session.s3_upload_id, "delta_upload_id": session.delta_upload_id}
+        if not await self._deps.sessions.change(session, wished, **begun):
+            return None
+        if not keeps_parts:
+            await self._multiparts.let_go(session, wished)
+            await self._deps.parts.remove([session.id])
+        return wished
 
     async def _is_made(self, session: Session) -> bool:
         """Whether the content was put together by a completion that was refused: nothing is to be sent."""
@@ -178,8 +212,13 @@ class Opening:
         )
 
     async def _shown(self, session: Session, sent: Collection[int] = ()) -> Upload:
-        if session.multipart:
+        if session.in_parts is not None:
             session, held = await self._multiparts.revived(session)
             return shown(session, parts=await self._multiparts.rows(session, held, reconcile=True))
         to_send = [entry for entry in session.entries if entry.needs_put() and entry.index not in sent]
         return shown(session, puts=await presign_puts(self._deps.objects, to_send))
+
+
+def _without_parts(session: Session) -> Session:
+    """Return a session of which nothing is to be sent as it is shown."""
+    return replace(session, part_size=None, parts_total=0, parts_done=0)

@@ -37,11 +37,11 @@ class Reading:
         return session
 
     async def show(self, session: Session) -> Upload:
-        """Return the session, an open multipart one with the parts that S3 holds.
+        """Return the session, an open one that travels in parts with those that S3 holds.
 
         Of a pending one none are asked for: nothing can be sent, and who waits for its end asks often.
         """
-        if session.state is not UploadState.OPEN or not session.multipart:
+        if session.state is not UploadState.OPEN or session.in_parts is None:
             return shown(session)
         held = await self._multiparts.held(session) or Held({})
         return shown(session, parts=await self._multiparts.rows(session, held))

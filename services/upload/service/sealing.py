@@ -35,7 +35,7 @@ class Sealing:
         if not open_entries:
             return session
         if session.composed:
-            return await self._composing.compose(session)
+            return await self._composing.compose(await self._with_delta(session))
         if session.multipart:
             return await self._seal_parts(session)
         return await self._seal_puts(session, open_entries)
@@ -61,6 +61,19 @@ class Sealing:
             await self._join(revived, held)
         sealed = session.with_entries([replace(session.entries[0], sealed=True, verified=False)])
         return replace(sealed, digests_enforced=self._deps.trust.parts)
+
+    async def _with_delta(self, session: Session) -> Session:
+        """Return the session with its delta object joined, unless the content is put together already."""
+        entry = session.entries[0]
+        if session.in_parts is None:
+            return session
+        made = await self._deps.objects.head(entry.key)
+        if made is not None and made.size == entry.size:
+            return session
+        revived, held = await self._multiparts.revived(session)
+        if not held.joined:
+            await self._join(revived, held)
+        return revived
 
     async def _join(self, session: Session, held: Held) -> None:
         notes = await self._deps.parts.of(session)

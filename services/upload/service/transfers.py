@@ -1,6 +1,7 @@
 """What clients ask for while they send: URLs, and the noting of parts that are sent."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from libs.contracts.api import SignedRequest, Upload, UploadState, UrlsReply
 from libs.contracts.errors import ConflictError, InvalidRequestError
@@ -16,6 +17,15 @@ Digests = Mapping[int, str]
 """Part number → SHA-256 of the part, in hex."""
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Parts as a client names them."""
+
+    digests: Digests
+    delta: str | None = None
+    """SHA-256 of the delta object that they are parts of; None: of the content."""
+
+
 class Transfers:
     """Use cases of `POST /uploads/{id}/urls` and `/parts`."""
 
@@ -23,13 +33,15 @@ class Transfers:
         self._deps = deps
         self._multiparts = multiparts
 
-    async def part_urls(self, session: Session, device: Device, digests: Digests) -> UrlsReply:
+    async def part_urls(self, session: Session, device: Device, asked: Parts) -> UrlsReply:
         """Presign parts, each bound to its length and digest, and name those that are done already.
 
-        Raises `ConflictError` "part_digest_fixed" when another digest was given before.
+        Raises `ConflictError` "part_digest_fixed" when another digest was given before, and
+        "upload_changed" when they are parts of something that does not travel any more.
         """
+        digests = asked.digests
         _check_open(session)
-        _check_numbers(session, digests)
+        _check_parts(session, asked)
         notes = await self._deps.parts.fix_digests(session, digests)
         _check_digests(notes, digests)
         session = await self._multiparts.ensure(session)
@@ -38,9 +50,11 @@ class Transfers:
         return UrlsReply(items=items, done=sorted(note.number for note in notes.values() if note.done))
 
     async def _part_url(self, session: Session, note: PartNote) -> SignedRequest:
-        key, upload = session.entries[0].key, session.s3_upload_id or ""
+        travelling = session.in_parts
+        if travelling is None or travelling.upload_id is None:
+            raise ConflictError(code="upload_changed")
         signed = await self._deps.objects.presign_part(
-            key, upload, note.number, size=note.size, sha256=note.digest
+            travelling.key, travelling.upload_id, note.number, size=note.size, sha256=note.digest
         )
         return request_of(signed)
 
@@ -51,14 +65,14 @@ class Transfers:
         await self._touch(session, device)
         return UrlsReply(items=await presign_puts(self._deps.objects, entries))
 
-    async def record(self, session: Session, device: Device, digests: Digests) -> Upload:
+    async def record(self, session: Session, device: Device, asked: Parts) -> Upload:
         """Note parts as sent: a hint for people and other devices. What counts is what S3 lists.
 
-        Raises `ConflictError` "parts_missing" for parts that no URL was asked for, or
-        "part_digest_fixed".
+        Raises `ConflictError` "parts_missing" for parts that no URL was asked for, and as `part_urls`.
         """
+        digests = asked.digests
         _check_open(session)
-        _check_numbers(session, digests)
+        _check_parts(session, asked)
         notes = await self._deps.parts.of(session, list(digests))
         unknown = sorted(set(digests) - set(notes))
         if unknown:
@@ -80,12 +94,19 @@ def _check_open(session: Session) -> None:
         raise ConflictError(code="upload_not_open")
 
 
-def _check_numbers(session: Session, digests: Digests) -> None:
-    if not session.multipart:
+def _check_parts(session: Session, asked: Parts) -> None:
+    """Raise unless what travels in parts is what was asked for, and has parts of these numbers.
+
+    A device that was not told of another way yet would fix digests of parts that are not those.
+    """
+    travelling = session.in_parts
+    if travelling is None and asked.delta is None and not session.composed:
         raise InvalidRequestError("The bytes of this session do not travel in parts")
-    for number in digests:
+    if travelling is None or travelling.delta != asked.delta:
+        raise ConflictError(code="upload_changed")
+    for number in asked.digests:
         try:
-            part_span(session.size, session.part_size or 1, number)
+            part_span(travelling.size, session.part_size or 1, number)
         except ValueError as error:
             raise InvalidRequestError(f"Parts have numbers from 1 to {session.parts_total}") from error
 

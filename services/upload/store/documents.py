@@ -30,6 +30,7 @@ def _head(session: Session) -> Document:
         "parts_total": session.parts_total,
         "parts_done": session.parts_done,
         "s3_upload_id": session.s3_upload_id,
+        "delta_upload_id": session.delta_upload_id,
         "lease": _lease_document(session.lease),
         "device_id": session.device.id,
         "device": session.device.name,
@@ -63,6 +64,7 @@ def to_session(document: Document) -> Session:
         parts_total=document["parts_total"],
         parts_done=document["parts_done"],
         s3_upload_id=document["s3_upload_id"],
+        delta_upload_id=document.get("delta_upload_id"),
         lease=_lease(document["lease"]),
         device=Device(document["device_id"], document["device"]),
         devices=tuple(document["devices"]),
@@ -125,9 +127,11 @@ def _entry(row: dict[str, Any]) -> Entry:
 
 
 def _delta_fields(source: DeltaSource) -> Document:
-    """Return the source as it is kept; the base version apart from what always was there."""
+    """Return the source as it is kept: as it always was, where it has nothing that came later."""
     fields = asdict(replace(source, base=None))
     del fields["base"]
+    if not source.in_parts:
+        del fields["in_parts"]
     return {"delta": fields, **({} if source.base is None else {"base": source.base.model_dump()})}
 
 

@@ -178,7 +178,9 @@ def _number(row: Document) -> int:
 
 
 def _row(session: Session, number: int, digest: str) -> Document:
-    _, size = part_span(session.size, session.part_size or 1, number)
+    travelling = session.in_parts
+    whole = session.size if travelling is None else travelling.size
+    _, size = part_span(whole, session.part_size or 1, number)
     return {
         "_id": part_row_id(session.id, number),
         "upload_id": session.id,

@@ -31,4 +31,5 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     ),
     create_indexes(UPLOAD_PARTS, [IndexModel([("upload_id", ASCENDING)], name="of_upload")]),
     create_indexes(outbox_of("upload"), [IndexModel([("created_at", ASCENDING)], name="waiting")]),
+    create_indexes(UPLOADS, [IndexModel([("delta_upload_id", ASCENDING)], name="owner_of_delta")]),
 )

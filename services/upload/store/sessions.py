@@ -196,7 +196,7 @@ class SessionStore:
         return [by_id[row_id] for row_id in ids if row_id in by_id]
 
     async def owners(self, field: str, values: Collection[str]) -> set[str]:
-        """Return those values of `key_prefix` or `s3_upload_id` that a live session has."""
+        """Return those values of `key_prefix`, or of a field of uploads at S3, that a live session has."""
         if not values:
             return set()
         with translated():

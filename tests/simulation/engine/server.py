@@ -8,7 +8,7 @@ is around them (Mongo, the bus, S3) is played. It passes the same tests as the r
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -56,12 +56,14 @@ from services.upload.domain.modes import (
     by_bytes,
     by_delta,
     entry_of,
+    is_in_the_way,
+    is_offered,
     mode_of,
     rewished,
     with_parts,
 )
 from services.upload.domain.outcome import Refill, settled
-from services.upload.domain.session import Device, Entry, Session, dedupe_key
+from services.upload.domain.session import Device, Entry, Session, Travelling, dedupe_key
 from services.upload.service import announce
 from services.upload.service.present import shown
 from tests.simulation.engine import deltas
@@ -71,6 +73,7 @@ from tests.support.metadata_space import ROOT, Space
 
 USER: Final = "a" * 24
 _START: Final = datetime(2026, 11, 20, tzinfo=UTC)
+_DELTA_WAIT: Final = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,9 +317,18 @@ class Server:
         if session is None:
             session = self._keep(self._as_wished(self._draft(asked, [file]), offer))
         elif session.state is UploadState.OPEN:
-            session = self._keep(replace(self._rewished(session, offer), device=asked.device))
+            self._check_not_in_the_way(session, asked, offer)
+            session = self._touched(self._rewished(session, offer), asked)
         shown = self._shown(session, to_send=session.state is UploadState.OPEN)
         return 201, shown.model_copy(update={"joined": joined})
+
+    def _check_not_in_the_way(self, session: Session, asked: "_Asked", offer: Offer | None) -> None:
+        made = self._is_made(session.entries[0])
+        if not made and is_in_the_way(session, asked.device.id, offer, self.now() - _DELTA_WAIT):
+            raise ConflictError(code="delta_under_way")
+
+    def _touched(self, session: Session, asked: "_Asked") -> Session:
+        return self._keep(replace(session, device=asked.device, updated_at=self.now()))
 
     def create_upload_batch(self, asked: "_Asked") -> tuple[int, BaseModel]:
         files = [Announced(item.content_hash, item.size, item.path) for item in asked.body.items]
@@ -354,7 +366,7 @@ class Server:
 
     def _as_wished(self, session: Session, offer: Offer | None) -> Session:
         if offer is not None and session.entries[0].mode is not UploadMode.STORED:
-            return by_delta(session, offer)
+            return by_delta(session, offer, self.sizes)
         return with_parts(session, self.sizes)
 
     def _rewished(self, session: Session, offer: Offer | None) -> Session:
@@ -362,13 +374,14 @@ class Server:
         if self._is_made(session.entries[0]):
             return session
         wished = rewished(session, offer, self.sizes)
-        if wished is session:
-            return session
+        if wished is session or is_offered(session, offer):
+            return wished
         self._forget_parts(session)
         return replace(wished, attempt=session.attempt + 1)
 
     def _forget_parts(self, session: Session) -> None:
-        self.store.parts.pop(session.entries[0].key, None)
+        if session.in_parts is not None:
+            self.store.parts.pop(session.in_parts.key, None)
         for known in [known for known in self.digests if known[0] == session.id]:
             del self.digests[known]
         self.recorded = {known for known in self.recorded if known[0] != session.id}
@@ -388,8 +401,8 @@ class Server:
 
     def _keep(self, session: Session) -> Session:
         """Keep a session, in parts of the size that is set: the real rule rounds it up to whole MiB."""
-        if session.multipart and session.part_size != self.sizes.part:
-            total = part_count(session.size, self.sizes.part)
+        if session.in_parts is not None and session.part_size != self.sizes.part:
+            total = part_count(session.in_parts.size, self.sizes.part)
             session = replace(session, part_size=self.sizes.part, parts_total=total)
         self.sessions[session.id] = session
         return session
@@ -401,9 +414,13 @@ class Server:
         return session
 
     def _shown(self, session: Session, *, to_send: bool = False) -> api.Upload:
-        parts = self._parts(session) if session.multipart and session.live else None
+        if self._is_made(session.entries[0]):
+            session = replace(session, part_size=None, parts_total=0, parts_done=0)
+        parts = None
+        if session.part_size is not None and session.live:
+            parts = self._parts(session)
         puts = {}
-        if to_send and not session.multipart:
+        if to_send and session.in_parts is None:
             puts = {
                 entry.index: self._put_url(entry)
                 for entry in session.entries
@@ -412,7 +429,11 @@ class Server:
         return shown(session, puts=puts, parts=parts)
 
     def _parts(self, session: Session) -> list[PartRow]:
-        held = self.store.parts.get(session.entries[0].key, {})
+        key = _travelling(session).key
+        held = self.store.parts.get(key, {})
+        if key in self.store.objects:  # joined
+            numbers = range(1, session.parts_total + 1)
+            held = dict.fromkeys((n for n in numbers if (session.id, n) in self.digests), b"")
         return [
             PartRow(number=number, size=len(content), digest=self.digests.get((session.id, number)))
             for number, content in sorted(held.items())
@@ -452,8 +473,9 @@ class Server:
         if asked.body.parts is None:
             entries = [_entry_to_put(session, index) for index in asked.body.entries]
             return 200, api.UrlsReply(items={entry.index: self._put_url(entry) for entry in entries})
-        _check_in_parts(session, asked.body.parts)
+        _check_in_parts(session, asked.body)
         self._fix_digests(session, asked.body.parts)
+        session = self._touched(session, asked)
         signed = {number: self._part_url(session, number) for number in asked.body.parts}
         done = [number for number in asked.body.parts if (session.id, number) in self.recorded]
         return 200, api.UrlsReply(items=signed, done=done)
@@ -471,17 +493,15 @@ class Server:
         self.digests.update({(session.id, number): digest for number, digest in digests.items()})
 
     def _part_url(self, session: Session, number: int) -> SignedRequest:
-        size = session.part_size or 0
-        length = min(size, session.size - (number - 1) * size)
+        size, whole = session.part_size or 0, _travelling(session)
+        length = min(size, whole.size - (number - 1) * size)
         digest = self.digests[session.id, number]
-        url, expires_at = self.store.sign(
-            session.entries[0].key, self.now(), size=length, sha256=digest, part=number
-        )
+        url, expires_at = self.store.sign(whole.key, self.now(), size=length, sha256=digest, part=number)
         return SignedRequest(method="PUT", url=url, headers={}, expires_at=expires_at)
 
     def record_parts(self, asked: "_Asked") -> tuple[int, BaseModel]:
         session = self._open_session(asked)
-        _check_in_parts(session, asked.body.parts)
+        _check_in_parts(session, asked.body)
         unknown = [number for number in asked.body.parts if (session.id, number) not in self.digests]
         if unknown:
             raise missing_error("parts_missing", unknown)
@@ -491,7 +511,7 @@ class Server:
 
     def _counted(self, session: Session) -> Session:
         done = sum(known[0] == session.id for known in self.recorded)
-        return self._keep(replace(session, parts_done=done))
+        return self._keep(replace(session, parts_done=done, updated_at=self.now()))
 
     # Completing -------------------------------------------------------------------------------
 
@@ -553,6 +573,8 @@ class Server:
         source = entry.delta
         assert source is not None
         made = self.store.size(entry.key) != entry.size
+        if made and session.in_parts is not None:
+            self._join(session)
         if made and self.store.size(source.key) != source.size:
             raise missing_error("bytes_missing", [entry.index])
         if made:
@@ -577,7 +599,8 @@ class Server:
         return session.with_entries(replace(entry, sealed=True, verified=True) for entry in wanted)
 
     def _join(self, session: Session) -> None:
-        key, held = session.entries[0].key, self.store.parts.get(session.entries[0].key, {})
+        key = _travelling(session).key
+        held = self.store.parts.get(key, {})
         numbers = range(1, session.parts_total + 1)
         missing = [n for n in numbers if n not in held or (session.id, n) not in self.digests]
         if missing and key not in self.store.objects:
@@ -642,10 +665,18 @@ def _entry_to_put(session: Session, index: int) -> Entry:
     return entry
 
 
-def _check_in_parts(session: Session, numbers: Iterable[int]) -> None:
-    if not session.multipart:
+def _travelling(session: Session) -> Travelling:
+    assert session.in_parts is not None
+    return session.in_parts
+
+
+def _check_in_parts(session: Session, asked: api.UrlsRequest | api.PartsRequest) -> None:
+    travelling = session.in_parts
+    if travelling is None and asked.delta is None and not session.composed:
         raise InvalidRequestError("The bytes of this session do not travel in parts")
-    if not all(1 <= number <= session.parts_total for number in numbers):
+    if travelling is None or travelling.delta != asked.delta:
+        raise ConflictError(code="upload_changed")
+    if not all(1 <= number <= session.parts_total for number in asked.parts or ()):
         raise InvalidRequestError(f"Parts have numbers from 1 to {session.parts_total}")
 
 

@@ -100,7 +100,7 @@ def stand_ins() -> dict[str, Any]:
         "agent.transfer.spots.RANGE_BYTES": 40,
         "agent.transfer.spots.coalesce": partial(coalesce, gap=_GAP),
         "agent.transfer.delta.tempfile": SimpleNamespace(TemporaryFile=lambda **where: _Hooked(where["dir"])),
-        "agent.transfer.delta._KEPT_FREE": 0,
+        "agent.transfer.spool.KEPT_FREE": 0,
         "agent.manifests._BETWEEN_PRUNINGS": _MANIFESTS,
         "agent.manifests.IS_COMPILED": True,
         "agent.manifests.SMALLEST_CHUNKED": SMALLEST_CHUNKED,
