@@ -134,7 +134,7 @@ class Window:
 WINDOWS: Final = {
     "a copy": Window("a copy, and a changed one, of a large file", "_copied", "k"),
     "a delta": Window("edits of large files", "_by_delta", "k"),
-    "a delta from another file": Window("a large file saved under another name", "_by_delta", "k"),
+    "a delta from another file": Window("a large file saved under another name", "_by_delta", "g/m"),
     "a delta by way of a lost edit": Window("two edits of a large file", "_by_delta", "k (conflicted copy"),
 }
 

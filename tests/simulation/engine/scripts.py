@@ -116,7 +116,7 @@ SCRIPTS: Final[dict[str, Script]] = {
         _BOOKS, (copy("k", "one"), edit("one"), copy("one", "two"), edit("two"))
     ),
     "a large file saved under another name": Script(
-        _BOOKS, (copy("k", "f/renamed"), edit("f/renamed"), delete("k"))
+        (*_BOOKS, folder("g"), large("g/m")), (copy("g/m", "f/renamed"), edit("f/renamed"), delete("g"))
     ),
     "an older version of a large file": Script(_BOOKS, since=(edit("k"),), restored=("k",)),
 }
