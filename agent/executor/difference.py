@@ -71,11 +71,14 @@ class Differences:
     def _versions(self) -> dict[str, str]:
         """Return a version for each content that the server has: a current one, or one of before.
 
-        Whether it still has one of before the server says, when it is offered a difference to it.
+        Of those before this device has agreed on some, and the server's rows name some. Whether it
+        still has one the server says, when it is offered a difference to it.
         """
         former = list(self.state.former.known.values())  # at once: the loop may change it meanwhile
-        return {ref.content_hash: ref.version_id for ref in former} | {
+        nodes = list(self.state.remote.values())
+        before = [*former, *(node.base for node in nodes if node.base is not None)]
+        return {ref.content_hash: ref.version_id for ref in before} | {
             node.content_hash: node.version_id
-            for node in list(self.state.remote.values())
+            for node in nodes
             if node.content_hash is not None and node.version_id is not None and not node.deleted
         }

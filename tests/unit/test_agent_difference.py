@@ -12,7 +12,7 @@ from agent.actions import Upload
 from agent.disk import Disk
 from agent.executor.difference import Differences
 from agent.manifests import Manifests
-from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode
+from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, VersionRef
 from agent.observer import Observer
 from agent.settings import Settings
 from agent.state import State
@@ -109,6 +109,21 @@ def test_a_content_that_is_current_again_is_that_of_the_current_version(edits: E
     base = edits.found.base_of(action)
     assert base is not None
     assert base.version_id == "w"
+
+
+def test_with_its_memory_lost_a_device_knows_the_version_that_the_other_edit_was_made_from(
+    edits: Edits,
+) -> None:
+    content = edits.keep(OLD)
+    node = RemoteNode(
+        "n", "root", "f", Kind.FILE, 1, version_id="w", content_hash="e" * 64, size=SIZE,
+        base=VersionRef("n", "v", content),
+    )  # fmt: skip
+    edits.found.state.put_remote([node])
+    edit = edits.to(OLD + b"more")
+    base = edits.found.base_of(replace(edit, node=None, entry=edit.entry.at(COPY), name=COPY))
+    assert base is not None
+    assert base.version_id == "v"
 
 
 def test_of_new_files_that_fit_into_a_batch_only_conflicted_copies_may_travel_alone(edits: Edits) -> None:

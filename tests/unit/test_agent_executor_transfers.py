@@ -4,21 +4,22 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from agent.actions import CreateFolder, Download, Plan, Upload
+from agent.actions import CreateFolder, Download, Plan, RemoveLocal, Upload
 from agent.disk import Disk
 from agent.errors import LocalError
-from agent.executor import Executor, Work
+from agent.executor import Executor, Work, local
 from agent.executor.downloads import Downloads
 from agent.executor.tree import TreeChanges
 from agent.executor.uploads import Uploads
 from agent.former import FormerVersions
-from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode
+from agent.model import FileStat, Kind, LocalEntry, LocalKind, RemoteNode, SyncedNode, VersionRef
 from agent.transfer import SmallOutcome, SmallUpload
 from agent.transfer.tally import Tally
 from libs.contracts.errors import ConflictError, LockstepError, QuotaError, RateLimitedError, UnavailableError
@@ -268,3 +269,31 @@ async def test_which_large_downloads_are_under_way_is_known_until_they_end(
         assert [action.path for action in executor.fetching] == ["0", "1"]
         ended.set()
     assert executor.fetching == ()
+
+
+async def test_what_a_large_file_may_be_made_of_is_removed_after_it_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its folders too: they would not be empty."""
+    ended, removed = asyncio.Event(), list[set[str]]()
+
+    async def fetch(_self: Downloads, actions: list[Download]) -> None:
+        if actions:
+            await ended.wait()
+
+    async def remove(_work: object, actions: list[RemoveLocal]) -> None:
+        removed.append({action.entry.path for action in actions})
+
+    monkeypatch.setattr(Downloads, "fetch", fetch)
+    monkeypatch.setattr(local, "remove", remove)
+    base = VersionRef("old", "v", upload("f/g/old", LARGE).entry.content_hash or "")
+    node = RemoteNode("new", "r", "new", Kind.FILE, 1, size=LARGE, base=base)
+    gone = [upload(path, LARGE).entry for path in ("f/g/old", "f/g", "f", "f2")]
+    others = [replace(entry, content_hash=None) for entry in gone[1:]]
+    actions = [RemoveLocal(SyncedNode(e.path, "r", e.path, Kind.FILE), e) for e in (gone[0], *others)]
+    async with asyncio.TaskGroup() as tasks:
+        executor = Executor(cast("Work", Stub()), tasks, lambda: None)
+        await executor.run(Plan((Download(node, "new", None), *actions)), feed_seq=1)
+        ended.set()
+    await executor.run(Plan(tuple(actions)), feed_seq=1)
+    assert removed == [{"f2"}, {"f/g/old", "f/g", "f", "f2"}]
