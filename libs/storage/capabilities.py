@@ -36,6 +36,8 @@ class Capabilities:
     """Parts are joined when they are named with their SHA-256."""
     copying: bool
     """Parts of a multipart upload can be ranges of another object, of which a certain ETag is required."""
+    multi_delete: bool
+    """Several objects are deleted in one request, and each is said to be gone."""
     multipart_listing: bool
     """Running multipart uploads are listed by a prefix of their key."""
     abort: bool
@@ -61,6 +63,7 @@ _WITHOUT: Final = {
     "part_listing": "resuming and completing large files is not safe: use another S3",
     "joining": "files that travel in parts cannot be committed: use another S3",
     "copying": "of a file that was edited the upload service sends S3 every byte, not only the new ones",
+    "multi_delete": "the janitor deletes objects one by one, which takes longer",
     "multipart_listing": "the sweep finds no abandoned multipart uploads: have S3 expire them after 8 days",
     "abort": "parts of sessions that were given up take space until S3 expires them",
 }

@@ -3,10 +3,13 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from libs.contracts.errors import NotFoundError
 from libs.contracts.recipe import Range
+
+MAX_DELETED: Final = 1000
+"""Objects that S3 deletes in one request."""
 
 
 class UploadGoneError(NotFoundError):
@@ -109,6 +112,12 @@ class ObjectStore(Protocol):
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there count as done."""
+
+    async def delete_many(self, keys: Sequence[str]) -> list[str]:
+        """Delete up to `MAX_DELETED` objects in one request and return those that S3 did not say are gone.
+
+        Those that are not there count as done. Whether S3 can is to be found out before: see `deletes_many`.
+        """
 
     async def create_multipart(self, key: str, *, copied: int | None = None) -> str:
         """Start a multipart upload and return S3's id of it.

@@ -103,6 +103,7 @@ class _Probe:
                 abort=gone,
                 joining=await self._joins(),
                 copying=await self._copies(),
+                multi_delete=await deletes_many(self._store),
                 **parts,
             )
         finally:
@@ -243,6 +244,25 @@ class _Probe:
             if answer.status in _AWAY:
                 raise UnavailableError("S3 does not answer", retry_after=2)
             return _Answer(answer.status, answer.headers, await answer.read())
+
+
+async def deletes_many(store: ObjectStore) -> bool:
+    """Whether S3 deletes several objects in one request, and says of each that it is gone; by trying.
+
+    Raises `UnavailableError` when it does not answer at all.
+    """
+    keys = [f"{PROBE_PREFIX}{new_id()}" for _ in range(3)]
+    there = keys[:2]
+    try:
+        for key in there:
+            await store.put(key, _SENT)
+        told = await store.delete_many(keys) == []
+    except LockstepError:  # an S3 without this call may say 501; one that is away refuses the next one too
+        await store.delete(there)
+        return False
+    left = [key for key in there if await store.head(key) is not None]
+    await store.delete(left)
+    return told and not left
 
 
 def _sha256(content: bytes) -> str:

@@ -3,11 +3,11 @@
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,6 +17,7 @@ from libs.contracts.keys import PROBE_PREFIX
 from libs.mongo.client import Database, open_database
 from libs.mongo.names import LEASES, OBJECTS
 from libs.mongo.views import Views
+from libs.storage.port import ObjectStore
 from libs.storage.s3 import S3ObjectStore, open_store
 from libs.web.auth import TokenSigner
 from libs.web.client import open_client
@@ -199,6 +200,53 @@ async def test_garbage_whose_grace_time_is_over_is_removed_in_s3_and_then_forgot
     assert await world.database[OBJECTS].find_one({"_id": old["_id"]}) is None
     assert await world.store.head(young["key"]) is not None
     assert await world.database[OBJECTS].find_one({"_id": young["_id"]}) is not None
+
+
+async def test_garbage_that_s3_refuses_to_delete_stays_in_the_queue_and_keeps_nothing_else(
+    stack: Stack, world: World
+) -> None:
+    documents = [
+        {
+            "_id": new_id(), "namespace_id": new_id(), "key": f"t/{new_id()}/{new_id()}", "size": 7,
+            "content_hash": "cd" * 32, "state": "doomed", "verified": True,
+            "doomed_at": datetime(2026, 1, 1, 0, number, tzinfo=UTC),
+        }
+        for number in range(20)
+    ]  # fmt: skip
+    await world.database[OBJECTS].insert_many(documents)
+    for document in documents:
+        await world.store.put(str(document["key"]), b"garbage")
+    locked = str(documents[3]["key"])
+
+    class Locking:
+        """S3 that does not let go of one object."""
+
+        locks = True
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.store, name)
+
+        async def delete_many(self, keys: Sequence[str]) -> list[str]:
+            kept = [key for key in keys if key == locked and self.locks]
+            return kept + await world.store.delete_many([key for key in keys if key not in kept])
+
+    store = Locking()
+    jobs = Jobs(
+        settings_of(stack),
+        world.housekeeping,
+        cast("ObjectStore", store),
+        Views(world.database),
+        world.verifier,
+    )
+    await jobs.collect_garbage()
+    ids = {"$in": [document["_id"] for document in documents]}
+    assert [row["key"] async for row in world.database[OBJECTS].find({"_id": ids})] == [locked]
+    assert {key for key in await keys(world) if key in {doc["key"] for doc in documents}} == {locked}
+
+    store.locks = False
+    await jobs.collect_garbage()
+    assert await world.database[OBJECTS].count_documents({"_id": ids}) == 0
+    assert await world.store.head(locked) is None
 
 
 async def test_all_jobs_end_well_and_again_when_repeated(stack: Stack, world: World) -> None:

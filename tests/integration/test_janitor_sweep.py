@@ -228,6 +228,10 @@ async def test_another_bucket_halts_the_sweep_before_anything_is_marked_or_remov
         async def delete(self, keys: Any) -> None:
             self.removed = (*self.removed, *keys)
 
+        async def delete_many(self, keys: Any) -> list[str]:
+            self.removed = (*self.removed, *keys)
+            return []
+
     store = Elsewhere()
     report = await world.sweep(repair=True, store=store)
     assert report.halted is not None

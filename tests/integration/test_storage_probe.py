@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ from tests.support.s3_proxy import After, Answered, Asked, Before, S3Proxy, s3_p
 
 EVERYTHING = Capabilities(
     put_checksums=True, part_checksums=True, lengths=True, conditional_writes=True, ranges=True, cors=True,
-    cors_etag=True, part_listing=True, joining=True, copying=True,
+    cors_etag=True, part_listing=True, joining=True, copying=True, multi_delete=True,
     multipart_listing=True, abort=True,
 )  # fmt: skip
 
@@ -131,7 +132,26 @@ async def copies_of_any_object(asked: Asked, answered: Answered) -> Answered | N
     return Answered(200, joined) if asked.completes and b">e<" in asked.body else answered
 
 
+def deletes_many(asked: Asked) -> bool:
+    return asked.method == "POST" and "delete" in asked.query
+
+
+async def cannot_delete_many(asked: Asked) -> Answered | None:
+    return Answered(501) if deletes_many(asked) else None
+
+
+async def says_nothing_of_what_it_deletes(asked: Asked, answered: Answered) -> Answered | None:
+    return replace(answered, body=b"<DeleteResult></DeleteResult>") if deletes_many(asked) else answered
+
+
+async def only_says_that_it_deletes(asked: Asked) -> Answered | None:
+    keys = re.findall(rb"<Key>[^<]*</Key>", asked.body)
+    body = b"".join(b"<Deleted>%s</Deleted>" % key for key in keys)
+    return Answered(200, b"<DeleteResult>%s</DeleteResult>" % body) if deletes_many(asked) else None
+
+
 BEFORE = {
+    "multi_delete": cannot_delete_many,
     "joining": cannot_join,
     "put_checksums": takes_any_object,
     "lengths": takes_any_length,
@@ -172,6 +192,17 @@ async def test_an_s3_whose_copies_are_no_copies_of_what_was_meant_is_not_asked_f
 ) -> None:
     proxy.after = lenient
     assert await found(settings_of(backends, proxy.url)) == replace(EVERYTHING, copying=False)
+
+
+@pytest.mark.parametrize("kind", ["says nothing", "only says so"])
+async def test_an_s3_that_does_not_delete_all_that_it_is_asked_to_at_once_is_asked_one_by_one(
+    backends: Backends, proxy: S3Proxy, kind: str
+) -> None:
+    if kind == "says nothing":
+        proxy.after = says_nothing_of_what_it_deletes
+    else:
+        proxy.before = only_says_that_it_deletes
+    assert await found(settings_of(backends, proxy.url)) == replace(EVERYTHING, multi_delete=False)
 
 
 async def test_an_s3_that_takes_any_part_is_found(backends: Backends, proxy: S3Proxy) -> None:

@@ -303,6 +303,31 @@ async def test_a_bucket_is_one_deployments(store: S3ObjectStore) -> None:
         await store.delete([MARK])
 
 
+async def test_objects_are_deleted_at_once_and_those_that_are_not_there_count_as_done(
+    store: S3ObjectStore, key: str
+) -> None:
+    keys = [f"{key}-{number}" for number in range(5)]
+    for there in keys[:3]:
+        await store.put(there, b"bytes")
+    await store.put(f"{key}-kept", b"bytes")
+    assert await store.delete_many(keys) == []
+    assert [item.key async for item in store.walk(key)] == [f"{key}-kept"]
+
+
+async def test_what_s3_refuses_to_delete_or_says_nothing_of_is_told(backends: Backends, key: str) -> None:
+    answer = f"""<DeleteResult><Deleted><Key>{key}-0</Key></Deleted>
+        <Error><Key>{key}-1</Key><Code>AccessDenied</Code></Error>
+        <Error><Key>{key}-2</Key><Code>NoSuchKey</Code></Error></DeleteResult>"""
+
+    async def answers(asked: Asked) -> Answered | None:
+        return Answered(200, answer.encode()) if asked.method == "POST" and "delete" in asked.query else None
+
+    async with s3_proxy(backends.s3_endpoint) as proxy, open_store(settings_of(backends, proxy.url)) as store:
+        proxy.before = answers
+        refused = await store.delete_many([f"{key}-{number}" for number in range(4)])
+    assert refused == [f"{key}-1", f"{key}-3"]
+
+
 # Copies -------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,6 @@
 """The periodic jobs. Each may be repeated, stopped anywhere and run by two at once."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from prometheus_client import Counter
@@ -13,6 +12,7 @@ from libs.messaging.metrics import DEAD_WAITING
 from libs.mongo.views import Views
 from libs.runtime.logs import get_logger
 from libs.storage.port import ObjectStore
+from services.janitor.service.deleting import Deleter
 from services.janitor.service.housekeeping import Housekeeping
 from services.janitor.service.sweep import Sweep
 from services.janitor.service.verification import Verifier
@@ -20,9 +20,6 @@ from services.janitor.settings import Settings
 
 log = get_logger("janitor")
 T = TypeVar("T")
-
-_DELETERS: Final = 8
-"""Objects deleted in S3 at the same time."""
 
 COLLECTED: Final = Counter("lockstep_janitor_collected_total", "What the jobs dealt with", ["job"])
 
@@ -40,7 +37,7 @@ class Jobs:
     ) -> None:
         self._settings = settings
         self._housekeeping = housekeeping
-        self._store = store
+        self._deleter = Deleter(store)
         self._views = views
         self._verifier = verifier
         self._sweep = Sweep(settings, housekeeping, store, views)
@@ -67,18 +64,19 @@ class Jobs:
         await _walk("measure usage", self._housekeeping.measure_usage)
 
     async def collect_garbage(self) -> None:
-        """Doom objects without a version; delete those doomed long enough, in S3 first."""
-        await _until_done("doom", self._housekeeping.doom_objects)
-        while items := await self._housekeeping.doomed():
-            await self._delete([key for item in items for key in _keys_of(item)])
-            await self._housekeeping.forget([item.id for item in items])
-            COLLECTED.labels("delete").inc(len(items))
+        """Doom objects without a version; delete those doomed long enough, in S3 first.
 
-    async def _delete(self, keys: Sequence[str]) -> None:
-        """Delete in S3, some at a time: each is a request of its own."""
-        async with asyncio.TaskGroup() as group:
-            for start in range(_DELETERS):
-                group.create_task(self._store.delete(keys[start::_DELETERS]))
+        What S3 refuses to delete stays for the next round.
+        """
+        await _until_done("doom", self._housekeeping.doom_objects)
+        kept: set[str] = set()
+        while items := [item for item in await self._housekeeping.doomed() if item.id not in kept]:
+            refused = await self._deleter.delete([key for item in items for key in _keys_of(item)])
+            gone = [item.id for item in items if refused.isdisjoint(_keys_of(item))]
+            kept.update(item.id for item in items if not refused.isdisjoint(_keys_of(item)))
+            if gone:
+                await self._housekeeping.forget(gone)
+                COLLECTED.labels("delete").inc(len(gone))
 
     async def find_unverified(self) -> None:
         """Have objects verified whose event was missed."""

@@ -11,6 +11,7 @@ from libs.mongo.views import Views
 from libs.storage.port import ObjectStore
 from services.janitor.domain import is_old, may_sweep_objects, unowned
 from services.janitor.service.batches import batches
+from services.janitor.service.deleting import Deleter
 from services.janitor.service.findings import Report
 from services.janitor.service.housekeeping import Housekeeping
 from services.janitor.settings import Settings
@@ -27,6 +28,7 @@ class UnownedSweep:
         self._settings = settings
         self._housekeeping = housekeeping
         self._store = store
+        self._deleter = Deleter(store)
         self._views = views
 
     async def run(self, report: Report, *, repair: bool) -> None:
@@ -53,9 +55,8 @@ class UnownedSweep:
         kind = "unowned_object" if prefix == OBJECTS_PREFIX else "unowned_manifest"
         async for keys in batches(self._old_keys(prefix)):
             lost = unowned(keys, await owned(keys))
-            if repair:
-                await self._store.delete(lost)
-            report.add(Finding(kind=kind, id=key, detail=why, repaired=repair) for key in lost)
+            kept = await self._deleter.delete(lost) if repair else lost
+            report.add(Finding(kind=kind, id=key, detail=why, repaired=key not in kept) for key in lost)
 
     async def _owned_manifests(self, keys: Sequence[str]) -> set[str]:
         """Return the manifests whose object has a document; what is no manifest's key is nobody's."""
@@ -66,9 +67,8 @@ class UnownedSweep:
     async def _probes(self, report: Report, *, repair: bool) -> None:
         """What a service that died left of its look at S3: whatever the epoch, nobody owns it."""
         async for keys in batches(self._old_keys(PROBE_PREFIX)):
-            if repair:
-                await self._store.delete(keys)
-            report.add(Finding(kind="unowned_probe", id=key, repaired=repair) for key in keys)
+            kept = await self._deleter.delete(keys) if repair else keys
+            report.add(Finding(kind="unowned_probe", id=key, repaired=key not in kept) for key in keys)
         async for batch in batches(self._old_multiparts(PROBE_PREFIX)):
             await self._give_up(report, "unowned_probe", batch, repair=repair)
 
