@@ -292,7 +292,7 @@ async def of_several(disk: Disk, root: Path, asked: Asked) -> bool:
     }
 
     async def fetch(_delta: object, _base: object, fd: int, _digest: object) -> str:
-        assert os.fstat(fd).st_size == 0, "what an earlier base left is gone"
+        assert os.fstat(fd).st_size == 0, "what an earlier try or base left is gone"
         os.pwrite(fd, b"whole", 0)
         return NEW
 
@@ -301,6 +301,7 @@ async def of_several(disk: Disk, root: Path, asked: Asked) -> bool:
     transfer = SimpleNamespace(tally=Tally(), download_delta=fetch)
     found = nearby(disk, api=asked, transfer=transfer, state=memory(local=local, remote=remote))
     with disk.new_temp("node", "version") as temp:
+        os.pwrite(temp.fd, b"left by an earlier try", 0)
         return await found.fill(action, temp)
 
 
