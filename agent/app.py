@@ -261,7 +261,7 @@ async def open_parts(settings: Settings, folder: Path, options: Options) -> Asyn
 def tidy_spool(settings: Settings, state: State) -> None:
     """Drop delta objects that no run will go on with."""
     wanted = {entry.content_hash for entry in state.local.values() if entry.content_hash is not None}
-    Spool(settings.folder, settings.spool_bytes).tidy(wanted, _PART_NOTES_SECONDS)
+    Spool(settings.folder, settings.spool_bytes).tidy(wanted)
 
 
 def open_state(path: Path, namespace_id: str) -> State:

@@ -164,6 +164,7 @@ class Executor:
 
     async def _upload(self, tree: TreeChanges, actions: Sequence[Upload]) -> None:
         uploads = Uploads(self._work, tree)
+        await uploads.forget_others(actions)
         alone = uploads.alone(actions)
         small = [action for action in actions if action.entry.path not in alone]
         await uploads.send_small(small[:_SLICE])

@@ -243,6 +243,13 @@ class Uploads:
                 self._work.state.parts.forget(entry.content_hash or "")
                 self._settle(action, ItemResult(index=0, row=row))
 
+    async def forget_others(self, actions: Sequence[Upload]) -> None:
+        """Drop what was written down to send contents that no plan sends any more.
+
+        Another device has sent them, or the files are others now.
+        """
+        await self._work.transfer.keep_deltas({action.entry.content_hash or "" for action in actions})
+
     async def _difference(self, action: Upload) -> DeltaBase | None:
         found = self._work.differences
         return None if found is None else await asyncio.to_thread(found.base_of, action)

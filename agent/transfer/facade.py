@@ -1,7 +1,7 @@
 """`Transfer`: what the executor and the commands use."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
@@ -96,12 +96,16 @@ class Transfer:
                 if upload.delta is not None:
                     source.notes_of(upload.delta).forget()
                 if error.code == "delta_refused" and source.delta is not None:
-                    await asyncio.to_thread(self._large.forget_delta, source, upload.delta)
+                    await self._large.forget_delta(source, upload.delta)
                     source.delta.refused()
                     source = replace(source, delta=None)
             else:
-                await asyncio.to_thread(self._large.forget_delta, source, upload.delta)
+                await self._large.forget_delta(source, upload.delta)
                 return row
+
+    async def keep_deltas(self, wanted: Container[str]) -> None:
+        """Keep what is written down of differences only for contents with these hashes."""
+        await asyncio.to_thread(self._large.keep_deltas, wanted)
 
     async def _let_go(self, upload: LargeUpload) -> None:
         """End a refused session that no byte was sent for.

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Container, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -102,11 +102,15 @@ class LargeUploads:
                 log.info("another device has changed what travels of an upload", path=source.path)
         return await self._send(source)
 
-    def forget_delta(self, source: LargeSource, delta: str | None) -> None:
+    async def forget_delta(self, source: LargeSource, delta: str | None) -> None:
         """Drop what is kept of a content's delta object: it is of no more use, or was wrong."""
-        self._spool.remove(source.content_hash)
+        await asyncio.to_thread(self._spool.remove, source.content_hash)
         if delta is not None:
             source.notes_of(delta).forget()
+
+    def keep_deltas(self, wanted: Container[str]) -> None:
+        """Drop what is kept of delta objects for contents that are not wanted any more. Blocks."""
+        self._spool.tidy(wanted)
 
     async def _settle(self, error: _ForeignPartsError) -> None:
         """Abort a session that can never be completed, because it has parts of another content.

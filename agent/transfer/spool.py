@@ -31,6 +31,8 @@ KEPT_FREE: Final = 256 * MIB
 _TRAILER: Final = struct.Struct("<4sQ32s32s")
 """Magic, size and SHA-256 of the object before it, and the stamp of what it was made of."""
 _MAGIC: Final = b"LSSP"
+_UNUSED_SECONDS: Final = 8 * 24 * 3600.0
+"""After which the server has let go of a session that nobody touched."""
 
 
 @dataclass(slots=True)
@@ -127,9 +129,9 @@ class Spool:
         if name not in self._busy:
             self._unlink(name)
 
-    def tidy(self, wanted: Container[str], seconds: float) -> None:
-        """Drop what no run will go on with: unfinished, of no wanted content, or unused for so long."""
-        before = clock.now() - seconds
+    def tidy(self, wanted: Container[str]) -> None:
+        """Drop what no run will go on with: unfinished, of no wanted content, or unused for long."""
+        before = clock.now() - _UNUSED_SECONDS
         for name, stat in self._idle():
             if name not in wanted or stat.st_mtime < before or not self._is_whole(name):
                 self._unlink(name)

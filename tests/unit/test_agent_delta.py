@@ -22,7 +22,6 @@ from libs.delta import package
 SIZE = 300_000
 RECIPE = Recipe((Literal(100_000), Copy(0, SIZE - 100_000)))
 OTHER = Recipe((Literal(90_000), Copy(0, SIZE - 90_000)))
-DAY = 24 * 3600.0
 
 
 @dataclass
@@ -239,20 +238,20 @@ async def test_what_is_in_use_does_not_give_way(large: Scene) -> None:
     assert large.made == 2
 
 
-async def test_at_the_start_goes_what_nobody_will_go_on_with(large: Scene) -> None:
+async def test_what_nobody_will_go_on_with_goes(large: Scene) -> None:
     for name in ("wanted", "unwanted", "old", "cut"):
         await large.packed(large.source(name=name))
     folder = large.home / "spool"
     os.utime(folder / "old", (1, 1))
     os.truncate(folder / "cut", 1000)
 
-    large.spool.tidy({"wanted", "old", "cut"}, DAY)
+    large.spool.tidy({"wanted", "old", "cut"})
 
     assert large.left == {"wanted"}
 
 
 def test_without_a_spool_there_is_nothing_to_tidy(scene: Scene) -> None:
-    scene.spool.tidy(set(), DAY)
+    scene.spool.tidy(set())
     assert list(scene.home.iterdir()) == []
 
 

@@ -49,7 +49,10 @@ class Stub:
         )
         self.disk = SimpleNamespace(open_for_read=self._opened, lstat=lambda _: None)
         self.api = SimpleNamespace(complete_upload_batch=self._refuse, abort_upload=self._abort)
-        self.transfer = SimpleNamespace(tally=Tally(), commit_large=self._refuse, upload_small=self._sent)
+        self.kept: list[set[str]] = []
+        self.transfer = SimpleNamespace(
+            tally=Tally(), commit_large=self._refuse, upload_small=self._sent, keep_deltas=self._keep
+        )
 
     @contextmanager
     def _opened(self, path: str) -> Iterator[Any]:
@@ -58,6 +61,9 @@ class Stub:
     async def _refuse(self, *_: object) -> None:
         assert self.error is not None
         raise self.error
+
+    async def _keep(self, wanted: set[str]) -> None:
+        self.kept.append(wanted)
 
     async def _abort(self, upload_id: str) -> None:
         self.aborted.append(upload_id)
@@ -248,6 +254,19 @@ async def test_what_is_not_the_content_is_never_put_in_place(tmp_path: Path, siz
 
     assert raised.value.code == "corrupt_download"
     assert not (tmp_path / "f").exists()
+
+
+async def test_differences_are_kept_only_for_what_is_still_to_be_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another device may have sent the content, or the file may be another now."""
+    monkeypatch.setattr(Uploads, "send_large", lambda *_: asyncio.sleep(0))
+    work, sent = Stub(), upload("a", LARGE)
+    async with asyncio.TaskGroup() as tasks:
+        executor = Executor(cast("Work", work), tasks, lambda: None)
+        await executor.run(Plan((sent,)), feed_seq=1)
+        await executor.run(Plan(()), feed_seq=1)
+    assert work.kept == [{sent.entry.content_hash}, set()]
 
 
 async def test_which_large_downloads_are_under_way_is_known_until_they_end(

@@ -1,6 +1,7 @@
 import asyncio
 import io
 import os
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,7 @@ class Notes:
         self.digests |= digests
 
     def forget(self) -> None:
+        assert threading.current_thread() is threading.main_thread(), "the memory has one thread"
         self.forgotten += 1
         self.digests = {}
 
