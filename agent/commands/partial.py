@@ -111,10 +111,13 @@ def _locked(path: Path, flags: int = 0) -> int:
 
 
 def _opened(path: Path, flags: int) -> int:
-    """Open a file of this user's own; what another put at a name that can be guessed is not written to."""
+    """Open a file of this user's own; what another put at a name that can be guessed is not written to.
+
+    The owner of the folder is no other: some disks say of all their files that they are one user's.
+    """
     fd = os.open(path, _FLAGS | flags, 0o600)
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid != os.geteuid():
+    found, own = os.fstat(fd), {os.geteuid(), path.parent.stat().st_uid}
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid not in own:
         os.close(fd)
         raise LocalError(f"{path} is in the way", code="unwritable")
     return fd

@@ -46,7 +46,12 @@ def test_what_has_arrived_is_found_again_by_the_same_command_only(tmp_path: Path
         assert os.pread(file.fd, 100, 0) == b"arrived"
         assert file.journal is not None
         assert os.pread(file.journal, 100, 0) == b"notes"
-    for target, other in ((tmp_path / "film", item("b")), (tmp_path / "other", item("a"))):
+    rewritten = item("a").model_copy(update={"content_hash": "b" * 64})
+    for target, other in (
+        (tmp_path / "film", item("b")),
+        (tmp_path / "film", rewritten),
+        (tmp_path / "other", item("a")),
+    ):
         with partial(target, other) as file:
             assert os.fstat(file.fd).st_size == 0
 
@@ -84,7 +89,8 @@ def test_a_whole_file_replaces_the_target_and_nothing_else_stays(tmp_path: Path)
 def test_installing_leaves_what_others_fetch_and_what_belongs_to_other_targets(tmp_path: Path) -> None:
     target = tmp_path / "film"
     other = begun(tmp_path / "other", "a", b"arrived")
-    lookalike = tmp_path / f"{other.name[:31]}notes.txt"
+    prefix = begun(target, "d", b"arrived").name[: -len("0" * 32)]
+    lookalike = tmp_path / f"{prefix}notes.txt"
     lookalike.write_bytes(b"the user's")
     with partial(target, item("c")) as busy, partial(target, item("b")) as file:
         os.pwrite(busy.fd, b"arriving", 0)
@@ -145,6 +151,25 @@ def test_what_is_no_file_of_ones_own_is_not_written_to(kind: str, tmp_path: Path
     with pytest.raises((LocalError, OSError)), partial(tmp_path / "film", item()):
         pass
     assert victim.read_bytes() == b"the user's"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_another_user_has_put_there_is_not_written_to(tmp_path: Path) -> None:
+    path = begun(tmp_path / "film", "a", b"theirs")
+    os.chown(path, 54321, -1)
+    with pytest.raises(LocalError) as refused, partial(tmp_path / "film", item()):
+        pass
+    assert refused.value.code == "unwritable"
+    assert path.read_bytes() == b"theirs"
+
+
+def test_a_disk_that_says_of_all_files_that_they_are_one_users_is_written_to(tmp_path: Path) -> None:
+    begun(tmp_path / "film", "a", b"arrived")
+    with (
+        patch("agent.commands.partial.os.geteuid", lambda: 54321),
+        partial(tmp_path / "film", item()) as file,
+    ):
+        assert os.pread(file.fd, 100, 0) == b"arrived"
 
 
 def test_a_file_that_another_has_put_in_its_place_is_not_installed(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from agent.actions import DeleteRemote, Plan
 from agent.executor import Executor, Work, local
-from agent.executor.downloads import Downloads
 from agent.executor.tree import TreeChanges
 from agent.executor.uploads import Uploads
 from agent.model import Kind, RemoteNode
@@ -29,7 +28,7 @@ class _Steps:
             monkeypatch.setattr(TreeChanges, name, self._step(name))
         monkeypatch.setattr(Uploads, "send_small", self._step("upload"))
         monkeypatch.setattr(Uploads, "alone", lambda *_: set[str]())
-        monkeypatch.setattr(Downloads, "fetch", self._step("download"))
+        monkeypatch.setattr(Executor, "_download", self._step("download"))
 
     def _step(self, name: str) -> Callable[..., Any]:
         async def step(*_: object, **__: object) -> None:
