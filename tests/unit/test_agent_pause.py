@@ -9,7 +9,6 @@ import pytest
 from agent.actions import DeleteRemote, Plan
 from agent.executor import Executor, Work, local
 from agent.executor.tree import TreeChanges
-from agent.executor.uploads import Uploads
 from agent.model import Kind, RemoteNode
 
 PLAN = Plan((DeleteRemote(RemoteNode("n", "root", "a", Kind.FILE, 1), "a", 1),))
@@ -26,9 +25,8 @@ class _Steps:
             monkeypatch.setattr(local, name, self._step(name))
         for name in ("apply", "delete"):
             monkeypatch.setattr(TreeChanges, name, self._step(name))
-        monkeypatch.setattr(Uploads, "send_small", self._step("upload"))
-        monkeypatch.setattr(Uploads, "alone", lambda *_: set[str]())
-        monkeypatch.setattr(Executor, "_download", self._step("download"))
+        for name in ("upload", "download"):
+            monkeypatch.setattr(Executor, f"_{name}", self._step(name))
 
     def _step(self, name: str) -> Callable[..., Any]:
         async def step(*_: object, **__: object) -> None:
