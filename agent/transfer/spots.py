@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from agent.disk.native import start_writing
 from agent.transfer.blocking import Stop, never
 from agent.transfer.journal import Journal
 from agent.transfer.ranges import RANGE_BYTES, Arriving, write_all
@@ -17,6 +18,8 @@ from libs.contracts.limits import MIB
 from libs.contracts.recipe import Copy, Range, Recipe, coalesce
 
 _BLOCK: Final = MIB
+_WRITING: Final = 32 * MIB
+"""So many bytes are copied until the system is told to begin writing them to the disk."""
 
 
 def recipe_of(delta: DownloadDelta, base_size: int) -> Recipe:
@@ -41,13 +44,16 @@ def copy_ranges(recipe: Recipe, base_fd: int, fd: int, stop: Stop = never) -> No
 
 def _copy(source: tuple[int, int], target: tuple[int, int], length: int, stop: Stop) -> None:
     (base_fd, offset), (fd, at) = source, target
-    done = 0
+    done = written = 0
     while done < length and not stop():
         block = os.pread(base_fd, min(_BLOCK, length - done), offset + done)
         if not block:
             break
         write_all(fd, block, at + done)
         done += len(block)
+        if done - written >= _WRITING:
+            start_writing(fd, at + written, done - written)
+            written = done
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ import sys
 import tracemalloc
 from array import array
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import pytest
@@ -161,6 +162,34 @@ def test_a_content_that_is_of_another_class_than_announced_has_no_manifest() -> 
     reader = ContentReader(700 * MIB)
     reader.update(bytes(300_000))
     assert reader.manifest() is None
+
+
+@pytest.mark.parametrize("piece", [1000, 256 * 1024 - 1, 256 * 1024, MIB, 5 * MIB])
+def test_what_a_reader_finds_does_not_depend_on_the_pieces_and_their_buffer_is_free_afterwards(
+    piece: int,
+) -> None:
+    """Large pieces are hashed in another thread: it must have ended when the buffer is used again."""
+    content = Random(5).randbytes(3 * MIB + 7)
+    reader, buffer = ContentReader(len(content)), bytearray(piece)
+    for at in range(0, len(content), piece):
+        part = content[at : at + piece]
+        buffer[: len(part)] = part
+        reader.update(memoryview(buffer)[: len(part)])
+        buffer[:] = bytes(piece)
+    assert reader.hexdigest() == hashlib.sha256(content).hexdigest()
+    assert reader.manifest() == chunked(4096, content)
+
+
+def test_a_reader_goes_on_without_a_second_thread_when_there_can_be_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = ThreadPoolExecutor(1)
+    ended.shutdown()
+    monkeypatch.setattr("libs.delta.content._helpers", lambda: ended)
+    content = Random(6).randbytes(MIB)
+    reader = ContentReader(len(content))
+    reader.update(content)
+    assert reader.hexdigest() == hashlib.sha256(content).hexdigest()
 
 
 # The binary form ---------------------------------------------------------------------------------
