@@ -17,6 +17,8 @@ from libs.contracts.parts import part_count, part_span
 RANGE_BYTES: Final = 8 * MIB
 """Files up to this size travel in one request. Larger ones go in ranges: of this size, or the parts in
 which the file was sent, where their digests are known."""
+_READ: Final = 256 * 1024
+"""Bytes that are read back at once: what one processor's cache holds."""
 
 
 def in_ranges(size: int) -> bool:
@@ -274,11 +276,12 @@ class Partial:
             hasher.update(piece)
         return hasher.digest()
 
-    def _pieces(self, offset: int, length: int) -> Iterator[bytes]:
-        end = offset + length
-        while offset < end and (piece := os.pread(self._fd, min(MIB, end - offset), offset)):
-            yield piece
-            offset += len(piece)
+    def _pieces(self, offset: int, length: int) -> Iterator[memoryview]:
+        """Read what is there of a span; each piece is good until the next."""
+        buffer, end = memoryview(bytearray(_READ)), offset + length
+        while offset < end and (count := os.preadv(self._fd, [buffer[: end - offset]], offset)):
+            yield buffer[:count]
+            offset += count
 
 
 def cut_of(size: int, noted_range_size: int | None) -> Cut:

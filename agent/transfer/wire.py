@@ -23,11 +23,11 @@ from libs.contracts.api import SignedRequest
 from libs.contracts.limits import MIB
 
 PIECE: Final = 256 * 1024
-"""Bytes held at once while a body is sent."""
-MOST_READ: Final = MIB
-"""Bytes that are read at once without a limit of speed: each step costs as much as some 100 KiB."""
-_READ_AHEAD: Final = MIB // 2
-"""Bytes in memory above which a connection is not read on, but for as much again."""
+"""Bytes held at once while a body is sent. Also the most that a connection brings at once: asyncio and uvloop
+read no more from a socket."""
+_READ_AHEAD: Final = 256 * 1024
+"""Twice as many bytes may wait in memory for each connection; then it is not read on. What waits longer has
+left the processor's cache when it is written, which makes that several times slower."""
 _CODE: Final = re.compile(rb"<Code>(\w{1,64})</Code>")
 _DAMAGED: Final = frozenset(
     {b"BadDigest", b"XAmzContentChecksumMismatch", b"InvalidDigest", b"IncompleteBody"}
@@ -174,25 +174,33 @@ class Reading:
         self._response = response
         self._pace = pace
         self._stall_seconds = stall_seconds
-        self._most = MOST_READ if pace.rate is None else pace.piece
         self.status = response.status
         self.length = response.content_length
         """Bytes of the body, if that is announced."""
         self.content_range = response.headers.get("Content-Range", "")
 
     async def piece(self) -> bytes:
-        """Return what comes next, `MOST_READ` bytes at most, no faster than the pace; nothing at the end.
+        """Return what comes next, 256 KiB at most, no faster than the pace; nothing at the end.
 
         Raises `TransientError` when the body breaks off, or nothing comes for `stall_seconds`; the time
         for which the pace has it wait does not count.
         """
         try:
             async with asyncio.timeout(self._stall_seconds):
-                piece = await self._response.content.read(self._most)
+                piece = await self._next()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _broken(error) from error
         await self._pace.take(len(piece))
         return piece
+
+    async def _next(self) -> bytes:
+        content = self._response.content
+        if self._pace.rate is not None:
+            return await content.read(self._pace.piece)
+        while True:  # as it was received: putting more together would copy it once more
+            piece, _ = await content.readchunk()
+            if piece or content.at_eof():  # else it is the end of a chunk of HTTP
+                return piece
 
 
 def _leave_untimed(response: aiohttp.ClientResponse) -> None:

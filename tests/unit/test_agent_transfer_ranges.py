@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,9 @@ from agent.disk import native
 from agent.errors import LocalError
 from agent.transfer import Transfer, ranged, ranges
 from agent.transfer.journal import Journal, Note, new_checksum
-from agent.transfer.ranges import Arriving, Run
-from agent.transfer.wire import MOST_READ
+from agent.transfer.pace import Pace
+from agent.transfer.ranges import Arriving, Partial, Run
+from agent.transfer.wire import PIECE, Reading
 from libs.contracts.api import Download, DownloadDelta
 from libs.contracts.errors import UnavailableError
 from libs.contracts.recipe import Copy, Literal, Recipe, encode
@@ -39,7 +41,7 @@ LINK = f"/v1/files/{NODE}/download"
 @pytest.fixture(autouse=True)
 def _small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "RANGE_BYTES", RANGE)
-    monkeypatch.setattr(ranges, "MIB", 10_000)
+    monkeypatch.setattr(ranges, "_READ", 10_000)
     monkeypatch.setattr(ranged, "RUN_BYTES", RANGE)
     monkeypatch.setattr(ranged, "PAUSE", 0.0)
 
@@ -246,6 +248,38 @@ async def test_what_the_server_says_of_parts_is_only_used_when_it_makes_sense(
     assert files.content == CONTENT
 
 
+async def test_a_range_that_comes_in_chunks_without_a_length_is_taken_as_well(
+    server: ScriptedServer, transfer: Transfer, files: Files
+) -> None:
+    async def chunked(request: web.Request) -> web.StreamResponse:
+        start, end = asked_span(request)
+        response = web.StreamResponse(status=206, headers=headers_of(start, end))
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        for at in range(start, end, 7_001):
+            await response.write(CONTENT[at : min(at + 7_001, end)])
+        return response
+
+    server.on("GET", "/s3/o", chunked)
+
+    assert await files.fetch(transfer, item(server)) == sha(CONTENT)
+    assert files.content == CONTENT
+    assert asked(server) == ALL
+
+
+async def test_the_end_of_a_chunk_is_not_the_end_of_the_body() -> None:
+    chunks = [(b"", True), (b"ab", True), (b"", True), (b"c", False), (b"", True)]
+
+    async def readchunk() -> tuple[bytes, bool]:
+        return chunks.pop(0)
+
+    content = SimpleNamespace(readchunk=readchunk, at_eof=lambda: not chunks)
+    response: Any = SimpleNamespace(status=206, content_length=None, headers={}, content=content)
+    reading = Reading(response, Pace(None), 10.0)
+
+    assert [await reading.piece() for _ in range(3)] == [b"ab", b"c", b""]
+
+
 async def test_two_downloads_share_the_lanes(server: ScriptedServer, tmp_path: Path, files: Files) -> None:
     now = most = 0
 
@@ -288,7 +322,7 @@ async def test_no_more_than_some_pieces_of_each_lane_are_held(
     await files.fetch(transfer, item(server))
 
     assert sum(held) == len(CONTENT)
-    assert max(held) < 10_000 + MOST_READ
+    assert max(held) < 10_000 + PIECE
 
 
 # Several ranges in one request -------------------------------------------------------------------
@@ -429,6 +463,26 @@ async def test_only_the_missing_ranges_are_fetched(
     assert asked(server) == [n for n in ALL if n not in {1, 2, 5, 13}]
     assert transfer.tally.downloaded_bytes == len(CONTENT) - 3 * RANGE - 345
     assert transfer.tally.settled_bytes == len(CONTENT)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_was_found_to_be_there_is_there_for_the_run_after_that_too(
+    server: ScriptedServer, transfer: Transfer, files: Files, known: bool
+) -> None:
+    """With the server's digests a lost journal is written anew, and counts when these are gone."""
+    files.fill(item(server), [1, 2, 5])
+    if known:
+        _emptied(files.journal)
+        knows_parts(server)
+    server.on("GET", "/s3/o", s3_error(403, "AccessDenied"))
+    server.on("GET", LINK, says(link(server)))
+    with pytest.raises(LocalError, match="refused_by_store"):
+        await files.fetch(transfer, item(server))
+    server._answers["GET", PARTS][:] = [says({"part_size": None, "parts_total": 0, "items": []})]
+    server.on("GET", "/s3/again", stored)
+
+    assert await files.fetch(transfer, item(server, url=server.url + "/s3/again")) == sha(CONTENT)
+    assert asked(server, "/s3/again") == [n for n in ALL if n not in {1, 2, 5}]
 
 
 async def test_what_is_there_as_a_whole_is_only_verified(
@@ -617,8 +671,10 @@ async def test_a_note_that_vouches_for_wrong_bytes_is_found_out_by_the_whole(
 
 
 async def test_a_note_that_vouches_for_wrong_bytes_loses_against_the_servers_digest(
-    server: ScriptedServer, transfer: Transfer, files: Files
+    server: ScriptedServer, transfer: Transfer, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """At once, and not only when the whole turns out to be wrong."""
+    monkeypatch.delattr(Partial, "drop_wrong")
     knows_parts(server)
     files.fill(item(server), ALL)
     Arriving(files.fds[0], Journal(files.fds[1], item(server)), 2, RANGE, RANGE).write([b"x" * RANGE])
@@ -707,6 +763,7 @@ async def test_an_answer_that_is_not_the_range_is_never_taken_for_its_bytes(
 
     assert await files.fetch(transfer, item(server)) == sha(CONTENT)
     assert files.content == CONTENT
+    assert transfer.tally.settled_bytes == len(CONTENT)
 
 
 @pytest.mark.parametrize("wrong", WRONG[:7])
@@ -989,7 +1046,7 @@ async def test_a_cancelled_download_leaves_no_thread_that_writes(
 
 
 async def test_what_comes_slowly_is_noted_before_a_batch_is_full(
-    server: ScriptedServer, transfer: Transfer, files: Files, monkeypatch: pytest.MonkeyPatch
+    server: ScriptedServer, tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranged, "PIECE", 10_000)
     monkeypatch.setattr(ranged, "_BATCH_SECONDS", 0.0)
@@ -1006,15 +1063,16 @@ async def test_what_comes_slowly_is_noted_before_a_batch_is_full(
         return response
 
     server.on("GET", "/s3/o", in_trouble(slow, 0))
-    task = asyncio.create_task(files.fetch(transfer, item(server)))
     journal = Journal(files.fds[1], item(server))
 
     async def is_noted() -> bool:
         return journal.read() == RANGE and journal.noted(1) == noted(CONTENT[:30_000])
 
-    await eventually(is_noted, 10, 0.001)
-    go_on.set()
-    assert await task == sha(CONTENT)
+    async with linked_transfer(server, tmp_path / "home", stall_seconds=60) as transfer:
+        task = asyncio.create_task(files.fetch(transfer, item(server)))
+        await eventually(is_noted, 10, 0.001)
+        go_on.set()
+        assert await task == sha(CONTENT)
 
 
 async def test_where_the_system_cannot_begin_to_write_early_nothing_else_changes(

@@ -193,7 +193,11 @@ def _response(answer: Answer, length: int | None = None) -> Any:
         del left[:size]
         return piece
 
+    async def readchunk() -> tuple[bytes, bool]:
+        return await read(most), False
+
+    content = SimpleNamespace(read=read, readchunk=readchunk, at_eof=lambda: not left)
     return SimpleNamespace(
-        status=answer.status, headers=answer.headers, read=read, content=SimpleNamespace(read=read),
+        status=answer.status, headers=answer.headers, read=read, content=content,
         content_length=announced, connection=None,
     )  # fmt: skip
