@@ -239,13 +239,14 @@ async def test_what_is_in_use_does_not_give_way(large: Scene) -> None:
 
 
 async def test_what_nobody_will_go_on_with_goes(large: Scene) -> None:
-    for name in ("wanted", "unwanted", "old", "cut"):
+    for name in ("wanted", "unwanted", "old", "cut", "headless"):
         await large.packed(large.source(name=name))
     folder = large.home / "spool"
     os.utime(folder / "old", (1, 1))
     os.truncate(folder / "cut", 1000)
+    (folder / "headless").write_bytes((folder / "headless").read_bytes()[1:])
 
-    large.spool.tidy({"wanted", "old", "cut"})
+    large.spool.tidy({"wanted", "old", "cut", "headless"})
 
     assert large.left == {"wanted"}
 

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from agent.errors import LocalError
-from agent.transfer import DeltaBase, LargeSource, Transfer
+from agent.transfer import DeltaBase, LargeSource, Transfer, delta
 from agent.transfer import source as reading
 from agent.transfer.lanes import Lanes
 from agent.transfer.large import _PartsRun
@@ -796,6 +796,27 @@ async def test_a_delta_object_of_parts_that_is_refused_is_followed_by_the_whole(
     assert difference.notes[sha(difference.object())].digests == {}
     assert sorted(sent(server)) == sorted(PARTS)
     assert transfer.tally.settled_bytes == len(CONTENT)
+
+
+@pytest.mark.parametrize("refused_for", ["delta_refused", "version_conflict"])
+async def test_a_large_delta_object_is_kept_unless_it_was_refused(
+    server: ScriptedServer,
+    transfer: Transfer,
+    difference: Difference,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refused_for: str,
+) -> None:
+    monkeypatch.setattr(delta, "_SOON_MADE", 0)
+    server.on("POST", "/v1/uploads", difference.session(list(difference.parts())), session())
+    server.on("POST", f"{SESSION}/complete", problem(refused_for), problem("version_conflict"))
+    accept_parts(server)
+
+    with pytest.raises(ConflictError, match="version_conflict"):
+        await transfer.commit_large(difference.source, TARGET)
+
+    left = [path.name for path in (tmp_path / "home" / "spool").iterdir()]
+    assert left == ([] if refused_for == "delta_refused" else [sha(CONTENT)])
 
 
 async def test_content_that_the_server_is_just_verifying_is_waited_for_and_not_sent(
