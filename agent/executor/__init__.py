@@ -178,14 +178,20 @@ class Executor:
     async def _download(self, actions: Sequence[Download]) -> None:
         small = [action for action in actions if not is_large_download(action)]
         await Downloads(self._work).fetch(small[:_SLICE])
-        bases = Bases(self._work)
-        for action in actions:
-            if is_large_download(action):
-                moving = self._moving(action.path, "downloading", action.node.size)
-                job = partial(Downloads(self._work).fetch, [action])
-                kept = bases.contents(action.node)
-                if self._beside(action.path, action.node.id, moving, job, large=True, bases=kept):
-                    self._fetching[action.path] = action
+        large = [action for action in actions if is_large_download(action)]
+        bases = Bases(self._work, [action.node for action in large])
+        coming = list(self._fetching.values())
+        for action in bases.sources_first(large):
+            if bases.comes_with(action, coming) or self._fetch_beside(action, bases.contents(action.node)):
+                coming.append(action)
+
+    def _fetch_beside(self, action: Download, bases: AbstractSet[str]) -> bool:
+        moving = self._moving(action.path, "downloading", action.node.size)
+        job = partial(Downloads(self._work).fetch, [action])
+        starts = self._beside(action.path, action.node.id, moving, job, large=True, bases=bases)
+        if starts:
+            self._fetching[action.path] = action
+        return starts
 
     async def _remove(self, actions: Sequence[RemoveLocal]) -> None:
         """Remove what nothing is made of now; the next plan proposes the rest again."""

@@ -10,7 +10,7 @@ All are hints. What is read is verified by the hash of the whole.
 
 import asyncio
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,6 +51,24 @@ class Bases:
     def contents(self, node: RemoteNode) -> set[str]:
         """Return the hashes of the contents of which this version may be made."""
         return {ref.content_hash for ref in self._refs(node)}
+
+    def sources_first(self, actions: Sequence[Download]) -> list[Download]:
+        """Return the downloads in an order in which files that others are made of come before those."""
+        wanted = {action.node.id for action in actions}
+        return sorted(actions, key=lambda action: len(wanted & self._sources(action.node)))
+
+    def comes_with(self, action: Download, coming: Iterable[Download]) -> bool:
+        """Whether one of those on their way will have the content, or most of it: then it is made of that."""
+        nodes, sources = [other.node for other in coming], self._sources(action.node)
+        content = action.node.content_hash
+        if content is not None and any(node.content_hash == content for node in nodes):
+            return True
+        is_like_one = self._is_chunked(action.node) and any(node.id in sources for node in nodes)
+        return is_like_one and next(self._direct(action), None) is None
+
+    def _sources(self, node: RemoteNode) -> set[str]:
+        """Return the ids of the other nodes that a version came from."""
+        return {ref.node_id for ref in self._refs(node)} - {node.id}
 
     def may_help(self, action: Download) -> bool:
         """Whether there may be a base. Cheap."""

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.devices import Device
+from tests.support.devices import Account, Device
 
 MIB = 1024 * 1024
 
@@ -120,6 +120,28 @@ def test_an_edit_that_is_versions_behind_and_a_copy_that_is_edited_twice_travel_
     assert 0 < a.quick_sync()["downloaded_bytes"] < MIB
     assert len(a.names()) == 3
     assert all(a.path(name).read_bytes() == b.path(name).read_bytes() for name in a.names() | b.names())
+
+
+def test_to_a_new_device_of_several_files_that_are_alike_one_travels(
+    two: tuple[Device, Device], account: Account
+) -> None:
+    a, _ = two
+    content = os.urandom(20 * MIB)
+    a.write("z/first.img", content)
+    a.quick_sync()
+    for number in range(3):
+        a.write(f"copy{number}.img", edited(content, number))
+    a.write("same.img", content)
+    a.quick_sync()
+    new = account.link("C")
+
+    report = new.quick_sync()
+
+    assert report["downloaded_bytes"] < 21 * MIB
+    assert report["downloaded_files"] == 5
+    assert {name: new.path(name).read_bytes() for name in new.names() if name != "z"} == {
+        name: a.path(name).read_bytes() for name in a.names() if name != "z"
+    }
 
 
 def test_a_large_file_saved_under_another_name_costs_little_either_way(two: tuple[Device, Device]) -> None:

@@ -43,6 +43,7 @@ class Stub:
         self.aborted: list[str] = []
         self.dirty: set[str] = set()
         self.differences = None
+        self.settings = SimpleNamespace(delta=True)
         former = FormerVersions(None, nullcontext)
         self.state = SimpleNamespace(
             parts=None, put=lambda *_: None, get=lambda _: None, former=former, local={}, synced={}, remote={}
@@ -316,3 +317,44 @@ async def test_what_a_large_file_may_be_made_of_is_removed_after_it_has_come(
         ended.set()
     await executor.run(Plan(tuple(actions)), feed_seq=1)
     assert removed == [{"f2"}, {"f/g/old", "f/g", "f", "f2"}]
+
+
+async def test_what_will_be_made_of_a_large_file_on_its_way_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One of the same content, and one that differs a little: to a device that has none, one travels."""
+    ends = {path: asyncio.Event() for path in ("copy", "disk", "same", "ring")}
+    begun: list[str] = []
+
+    async def fetch(_self: Downloads, actions: list[Download]) -> None:
+        for action in actions:
+            begun.append(action.path)
+            await ends[action.path].wait()
+
+    def node(name: str, content: str, base: str | None = None) -> RemoteNode:
+        ref = None if base is None else VersionRef(base, "v", f"a former {base}")
+        return RemoteNode(name, "r", name, Kind.FILE, 1, size=LARGE, content_hash=content, base=ref)
+
+    monkeypatch.setattr(Downloads, "fetch", fetch)
+    nodes = [
+        node("copy", "c", "disk"),
+        node("disk", "d", "ring"),
+        node("same", "d"),
+        node("ring", "r", "disk"),
+    ]
+    plan = [Download(one, one.name) for one in nodes]
+    work = Stub()
+    work.state.remote.update({one.id: one for one in nodes})
+    async with asyncio.TaskGroup() as tasks:
+        executor = Executor(cast("Work", work), tasks, lambda: None)
+        for expected in ("same", "disk", "ring", "copy"):
+            before = len(begun)
+            for _ in range(2):
+                await executor.run(Plan(tuple(plan)), feed_seq=1)
+                await asyncio.sleep(0)
+            assert begun[before:] == [expected]
+            ends[expected].set()
+            while executor.in_flight:
+                await executor.wait()
+            plan = [action for action in plan if action.path not in begun]
+    assert plan == []
