@@ -219,9 +219,14 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.stop()
 
+    @property
+    def due(self) -> bool:
+        """Whether a call would draw: who has to put the progress together first may ask."""
+        return self._bar is not None and time.monotonic() - self._drawn_at >= _REDRAW_SECONDS
+
     def __call__(self, progress: Progress) -> None:
         """Show where the run stands; cheap enough for every piece of bytes."""
-        if self._bar is None or time.monotonic() - self._drawn_at < _REDRAW_SECONDS:
+        if not self.due:
             return
         self._drawn_at = time.monotonic()
         self._bar.update(

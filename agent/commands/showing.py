@@ -14,7 +14,8 @@ def shown(transfer: Transfer, bar: ProgressBar, path: str, code: Direction, size
     tally = transfer.tally
 
     def draw(_count: int) -> None:
-        bar(replace(progress_of(tally, short_name(path), size), transfers=()))
+        if bar.due:
+            bar(replace(progress_of(tally, short_name(path), size), transfers=()))
 
     tally.on_change = draw
     with tally.moving(path, code, size):

@@ -18,9 +18,23 @@ class Terminal(io.StringIO):
 def test_nothing_is_drawn_where_no_terminal_is() -> None:
     stream = io.StringIO()
     with ProgressBar(stream) as bar:
+        assert not bar.due
         bar(Progress("sending", 1, 2, 3, 4))
 
     assert stream.getvalue() == ""
+
+
+def test_a_call_right_after_another_is_not_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ProgressBar(Terminal()) as bar:
+        monkeypatch.setattr(progress_module, "_REDRAW_SECONDS", 3600.0)
+        bar._drawn_at = -3600.0
+        due = [bar.due]
+        bar(Progress("sending", 1, 2, 3, 4))
+        due.append(bar.due)
+        monkeypatch.setattr(progress_module, "_REDRAW_SECONDS", 0.0)
+        due.append(bar.due)
+
+    assert due == [True, False, True]
 
 
 def test_a_terminal_shows_items_and_bytes() -> None:
