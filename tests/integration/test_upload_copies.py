@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -49,9 +49,17 @@ class Noting:
     meanwhile: Callable[[], Awaitable[None]] | None = None
     copied: list[int] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
+    read_of: list[tuple[str, str | None]] = field(default_factory=list)
+    """Key and required ETag of each reading."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
+
+    def read(
+        self, key: str, offset: int = 0, length: int | None = None, *, etag: str | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        self.read_of.append((key, etag))
+        return self.store.read(key, offset, length, etag=etag)
 
     async def copy_part(self, key: str, upload_id: str, number: int, source: Slice) -> PartToJoin:
         if self.meanwhile is not None:
@@ -130,9 +138,14 @@ async def test_of_an_edit_in_place_only_the_part_it_lies_in_is_sent(world: World
     wanted = in_place()
     case = await arrived(world, wanted)
 
+    base = await world.store.head(case.base_key)
+    assert base is not None
+
     await case.complete()
     await world.until_state(case.account, case.upload, "committed")
 
+    of_base = [etag for key, etag in case.store.read_of if key == case.base_key]
+    assert of_base == [base.etag], "what is hashed and what is copied are one object"
     assert (sorted(case.store.copied), case.store.sent) == ([1, 2, 4, 5, 6], [3])
     made_of = world.tree.asked[0].entries[0].object
     assert made_of.verified, "every byte was hashed"

@@ -1,17 +1,19 @@
 """Which parts of a content S3 can copy from its base, and how the bytes are cut into parts."""
 
+import asyncio
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import cast
 
 import pytest
 
 from libs.contracts.limits import GIB, MAX_PARTS, MIB
 from libs.contracts.recipe import Copy, Literal, Op, Range, Recipe
 from libs.delta.rebuild import copied_parts
-from libs.storage.port import StoredObject
+from libs.storage.port import ObjectStore, PartToJoin, Slice, StoredObject
 from services.upload.service.assembling import PART, Assembly, Layout, in_one
 
 BASE = StoredObject("t/n/base", 10 * GIB, datetime(2026, 1, 1, tzinfo=UTC), '"etag"')
@@ -141,3 +143,55 @@ def test_what_goes_in_one_request_is_not_cut() -> None:
     assert len(assembly.rest()) == PART + 5
     assert in_one(10 * MIB)
     assert not in_one(10 * MIB + 1)
+
+
+class SlowStore:
+    """Takes parts only when it is let, and counts how many wait at once."""
+
+    def __init__(self) -> None:
+        self.sending = self.copying = self.most_sending = self.most_copying = 0
+        self.turn = asyncio.Event()
+
+    async def put_part(
+        self, _key: str, _upload_id: str, number: int, _body: bytes, *, copying: bool
+    ) -> PartToJoin:
+        assert copying
+        self.sending += 1
+        self.most_sending = max(self.most_sending, self.sending)
+        await self.turn.wait()
+        self.sending -= 1
+        return PartToJoin(number, "sent")
+
+    async def copy_part(self, _key: str, _upload_id: str, number: int, _source: Slice) -> PartToJoin:
+        self.copying += 1
+        self.most_copying = max(self.most_copying, self.copying)
+        await self.turn.wait()
+        self.copying -= 1
+        return PartToJoin(number, "copied")
+
+    async def complete_multipart(self, _key: str, _upload_id: str, parts: Sequence[PartToJoin]) -> None:
+        self.joined = list(parts)
+
+
+async def test_few_parts_are_under_way_at_once_and_all_are_joined_in_their_order() -> None:
+    store, copy = SlowStore(), Slice("base", "etag", Range(0, 1))
+    kinds = [None if number % 3 == 0 else copy for number in range(30)]
+    assembly = Assembly(cast("ObjectStore", store), "key", Layout(1, tuple(kinds)), "upload")
+
+    async def feed() -> None:
+        for _ in kinds:
+            await assembly.take(bytearray(1))
+        await assembly.finish()
+
+    feeding = asyncio.create_task(feed())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not feeding.done()
+    assert 0 < store.most_sending <= 2
+    assert 0 < store.most_copying <= 4
+    store.turn.set()
+    await feeding
+    assert store.most_sending <= 2
+    assert store.most_copying <= 4
+    named = ["sent" if kind is None else "copied" for kind in kinds]
+    assert [(part.number, part.etag) for part in store.joined] == list(enumerate(named, 1))
