@@ -69,11 +69,14 @@ class Memory:
         chunker.update(data)
         self.manifests.keep(hash_of(data), chunker.finish())
 
-    def bases(self, node: RemoteNode, expect: LocalEntry | None = None) -> list[Base]:
-        """Return all bases of a node; where there are any, it was worth asking."""
+    def asked(self, *nodes: RemoteNode) -> Bases:
         settings = SimpleNamespace(delta=self.delta)
         work = SimpleNamespace(state=self.state, settings=settings, manifests=self.manifests)
-        bases, action = Bases(cast("Work", work), [node]), Download(node, node.name, expect)
+        return Bases(cast("Work", work), nodes)
+
+    def bases(self, node: RemoteNode, expect: LocalEntry | None = None) -> list[Base]:
+        """Return all bases of a node; where there are any, it was worth asking."""
+        bases, action = self.asked(node), Download(node, node.name, expect)
 
         async def all_of_them() -> list[Base]:
             async with aclosing(bases.of(action)) as found:
@@ -132,6 +135,16 @@ def test_versions_that_tell_of_each_other_lead_nowhere_for_ever(memory: Memory) 
     node = memory.tell("b", base=ref("a", "v", b"2"))
     assert memory.bases(node) == []
     assert memory.bases(memory.tell("c", base=ref("c", "v", b"3"))) == []
+
+
+def test_what_has_a_base_here_does_not_wait_for_a_better_one(memory: Memory) -> None:
+    source, node = memory.tell("n"), memory.tell("copy", base=ref("n", "v", OLD))
+    coming, action = [Download(source, "n")], Download(node, "copy")
+    assert memory.asked(node).comes_with(action, coming)
+    memory.file("n", OLD)
+    assert not memory.asked(node).comes_with(action, coming)
+    memory.delta = False
+    assert not memory.asked(node).comes_with(action, coming)
 
 
 def test_what_is_small_or_not_to_travel_as_a_difference_has_no_base(memory: Memory) -> None:
