@@ -6,11 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from libs.contracts.errors import ConflictError
 from libs.contracts.events import PartCompleted, UploadStarted
 from libs.contracts.ids import new_id
 from libs.contracts.keys import manifest_key
 from libs.contracts.recipe import Literal, Recipe
 from libs.mongo.names import UPLOAD_PARTS, UPLOADS
+from services.upload.domain.session import Device
+from services.upload.service.transfers import Parts
 from tests.integration.test_upload_delta import (
     BASE,
     MIB,
@@ -24,6 +27,7 @@ from tests.integration.test_upload_delta import (
     sent,
     version_of,
 )
+from tests.integration.test_upload_races import process
 from tests.support.backends import Backends
 from tests.support.upload_world import Account, Answer, Json, World, accept, refuse, sha256, upload_world
 from tests.support.waiting import eventually
@@ -414,6 +418,30 @@ async def test_a_device_that_was_about_to_send_all_is_told_that_a_delta_is_on_it
     assert (await asked(world, account, WANTED)).body["code"] == "delta_under_way"
     await send_delta(world, account, theirs, WANTED.delta, device=1)
     assert (await world.complete(account, theirs)).status == 200
+
+
+async def test_a_request_that_the_change_overtakes_fixes_no_digest(world: World) -> None:
+    """It was read before the session changed, and is carried out after."""
+    account = await world.account(devices=2)
+    upload, _ = await begun(world, account)
+    other = process(world)
+    as_it_was = await other.session(upload)
+    await quiet(world, upload)
+    theirs = (await asked(world, account, WANTED, device=1)).body
+    one, two = (Device(device, "d") for device in account.devices)
+    first = {1: sha256(WANTED.content[: theirs["part_size"]])}
+    await other.transfers.part_urls(await other.session(upload), two, Parts(first))
+
+    late = {1: sha256(WANTED.delta[: 5 * MIB]), 2: sha256(WANTED.delta[5 * MIB :])}
+    for digests in (late, {2: late[2]}):
+        with pytest.raises(ConflictError, match="upload_changed"):
+            await other.transfers.part_urls(as_it_was, one, Parts(digests, sha256(WANTED.delta)))
+
+    notes = await other.deps.parts.of(await other.session(upload))
+    assert {number: note.digest for number, note in notes.items()} == first
+    await world.send_parts(account, theirs, WANTED.content, list(range(1, theirs["parts_total"] + 1)))
+    assert (await world.complete(account, theirs)).status == 200
+    assert await content_of(world, upload) == WANTED.content
 
 
 async def test_a_base_of_nobody_turns_a_delta_in_parts_to_bytes(world: World) -> None:

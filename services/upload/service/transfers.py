@@ -42,10 +42,17 @@ class Transfers:
         digests = asked.digests
         _check_open(session)
         _check_parts(session, asked)
-        notes = await self._deps.parts.fix_digests(session, digests)
+        known = await self._deps.parts.of(session, list(digests))
+        notes = await self._deps.parts.fix_digests(session, digests, known)
+        try:
+            session = await self._multiparts.ensure(session)
+            await self._touch(session, device)
+        except ConflictError as error:
+            if error.code == "upload_changed":
+                fixed = {number: digest for number, digest in digests.items() if number not in known}
+                await self._deps.parts.take_back(session, fixed)
+            raise
         _check_digests(notes, digests)
-        session = await self._multiparts.ensure(session)
-        await self._touch(session, device)
         items = {note.number: await self._part_url(session, note) for note in notes.values()}
         return UrlsReply(items=items, done=sorted(note.number for note in notes.values() if note.done))
 
@@ -82,11 +89,15 @@ class Transfers:
         return shown(after)
 
     async def _touch(self, session: Session, device: Device) -> None:
-        """Keep the session alive. Raises `ConflictError`: URLs of one that has ended lead nowhere."""
+        """Keep the session alive. Raises `ConflictError`: URLs of one that has ended lead nowhere.
+
+        "upload_changed": since it was read, another device has changed what travels.
+        """
         now = self._deps.now()
         expires_at = self._deps.expiry(session.entries, now)
-        if not await self._deps.sessions.touch(session.id, device, now, expires_at):
-            raise ConflictError(code="upload_not_open")
+        if not await self._deps.sessions.touch(session.id, device, now, expires_at, attempt=session.attempt):
+            is_open = await self._deps.sessions.state(session.id) is UploadState.OPEN
+            raise ConflictError(code="upload_changed" if is_open else "upload_not_open")
 
 
 def _check_open(session: Session) -> None:

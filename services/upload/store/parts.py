@@ -37,12 +37,13 @@ class PartStore:
         self._outbox = outbox
         self._sessions = sessions
 
-    async def fix_digests(self, session: Session, digests: Mapping[int, str]) -> dict[int, PartNote]:
-        """Write digests that nobody has named yet and return the notes that hold now.
+    async def fix_digests(
+        self, session: Session, digests: Mapping[int, str], known: dict[int, PartNote]
+    ) -> dict[int, PartNote]:
+        """Write digests that nobody has named yet, as far as is `known`; return the notes that hold now.
 
         Write-once by the row's key: of two devices that differ, the first is kept.
         """
-        known = await self.of(session, list(digests))
         rows = [_row(session, number, digest) for number, digest in digests.items() if number not in known]
         if not rows:
             return known
@@ -54,6 +55,13 @@ class PartStore:
                 raise
             return await self.of(session, list(digests))
         return known | _notes(rows)
+
+    async def take_back(self, session: Session, digests: Mapping[int, str]) -> None:
+        """Drop digests that were fixed for parts of what does not travel any more."""
+        rows = [{"_id": part_row_id(session.id, n), "digest": digest} for n, digest in digests.items()]
+        if rows:
+            with translated():
+                await self._collection.delete_many({"$or": rows})
 
     async def of(self, session: Session, numbers: Sequence[int] | None = None) -> dict[int, PartNote]:
         """Return the notes of these parts, or of all."""

@@ -86,8 +86,13 @@ class SessionStore:
         with translated():
             return (await self._collection.update_one(query, update)).matched_count == 1
 
-    async def touch(self, session_id: str, device: Device, now: datetime, expires_at: datetime) -> bool:
-        """Note that a device works on an open session, which lives longer then; False: it is not open."""
+    async def touch(
+        self, session_id: str, device: Device, now: datetime, expires_at: datetime, **expect: Any
+    ) -> bool:
+        """Note that a device works on an open session, which lives longer then; False: it is not open.
+
+        `expect` names fields and the values they must have.
+        """
         update = {
             "$addToSet": {"devices": device.id},
             "$set": {
@@ -97,7 +102,8 @@ class SessionStore:
                 "expires_at": expires_at,
             },
         }
-        return await self._update({"_id": session_id, "state": UploadState.OPEN.value}, update, None)
+        query = {"_id": session_id, "state": UploadState.OPEN.value, **expect}
+        return await self._update(query, update, None)
 
     async def drop_device(self, session_id: str, device_id: str) -> None:
         """Forget that a device took part."""
