@@ -114,7 +114,10 @@ class Manifests:
 
     def has(self, content_hash: str) -> bool:
         """Whether there is a manifest of this content; it may turn out to be damaged."""
-        return self._path(content_hash).exists()
+        path = self._path(content_hash)
+        with suppress(OSError):  # of what it does not know `exists` raises what the disk says
+            return path.exists()
+        return False
 
     def base_for(self, content_hash: str | None) -> Manifest | None:
         """Return the manifest of a content; None when there is none that is sound. A damaged one goes."""

@@ -118,6 +118,13 @@ def test_a_disk_that_refuses_costs_nothing_but_the_manifest(tmp_path: Path) -> N
     cache.forget(name)
 
 
+def test_a_disk_that_does_not_say_whether_there_is_a_manifest_costs_nothing_but_that(tmp_path: Path) -> None:
+    cache = Manifests(tmp_path / ("longer than any name may be" * 20))
+    name = kept(cache, content(1))
+    assert not cache.has(name)
+    assert cache.reader(LARGE, name) is not None
+
+
 def test_what_is_no_hash_leads_nowhere(cache: Manifests) -> None:
     with pytest.raises(ValueError, match="hex"):
         cache.has("../../etc")
