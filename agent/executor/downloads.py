@@ -11,6 +11,7 @@ from typing import Final
 
 from agent.actions import Download
 from agent.disk import DiskError, Ready, Temp
+from agent.disk.errors import translated
 from agent.errors import LocalError
 from agent.executor.nearby import Nearby
 from agent.executor.work import Work, agreed, chunks, log
@@ -190,7 +191,7 @@ class Downloads:
                 raise LocalError(code="corrupt_download")
 
     async def _fetch_small(self, source: Source, node: RemoteNode) -> bytes:
-        with _memory_file() as fd:
+        with translated(node.name), _memory_file() as fd:
             if await self._work.transfer.download(source, fd) != node.content_hash:
                 raise LocalError(code="corrupt_download")
             return os.pread(fd, node.size, 0)

@@ -1,6 +1,7 @@
 """One file's transfer that is long, or is refused, is no other file's concern."""
 
 import asyncio
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from agent.actions import CreateFolder, Download, Plan, RemoveLocal, Upload
-from agent.disk import Disk
+from agent.disk import Disk, DiskError
 from agent.errors import LocalError
 from agent.executor import Executor, Work, local
 from agent.executor.downloads import Downloads
@@ -255,6 +256,23 @@ async def test_what_is_not_the_content_is_never_put_in_place(tmp_path: Path, siz
 
     assert raised.value.code == "corrupt_download"
     assert not (tmp_path / "f").exists()
+
+
+async def test_a_small_file_for_which_the_system_has_no_memory_is_no_other_files_concern(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    failed: list[DiskError] = []
+    node = RemoteNode("n", "r", "f", Kind.FILE, 1, version_id="v", content_hash="a" * 64, size=1)
+    work: Any = Stub()
+    work.disk_failed = lambda _path, error: failed.append(error)
+    monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
+
+    await Downloads(work)._fetch_one(Download(node, "f", None), cast("Any", object()))
+
+    assert [error.code for error in failed] == ["too_many_open_files"]
 
 
 async def test_differences_are_kept_only_for_what_is_still_to_be_sent(
