@@ -52,6 +52,9 @@ _LARGE: Final = 2
 _MOST: Final = 16
 """With those that wait for the server to verify what it has, which move nothing and keep no other waiting."""
 
+_TRIES_WAITED_FOR: Final = 3
+"""Of one large download, after which no other, nor the removal of what it is made of, waits for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -75,6 +78,8 @@ class Executor:
         self._wake = wake
         self._running: dict[str, Running] = {}
         self._fetching: dict[str, Download] = {}
+        self._failures: dict[str, int] = {}
+        """Tries of large transfers that an error ended, one after the other, by path."""
         self._errors: list[LockstepError] = []
         self._changed = asyncio.Event()
         """Set when one begins to wait: another may start."""
@@ -180,10 +185,21 @@ class Executor:
         await Downloads(self._work).fetch(small[:_SLICE])
         large = [action for action in actions if is_large_download(action)]
         bases = Bases(self._work, [action.node for action in large])
-        coming = list(self._fetching.values())
-        for action in bases.sources_first(large):
-            if bases.comes_with(action, coming) or self._fetch_beside(action, bases.contents(action.node)):
+        self._forget_failures(self.in_flight.union(action.path for action in large))
+        coming = [action for action in self._fetching.values() if self._is_waited_for(action.path)]
+        for action in sorted(bases.sources_first(large), key=lambda one: not self._is_waited_for(one.path)):
+            waits = bases.comes_with(action, coming)
+            starts = not waits and self._fetch_beside(action, bases.contents(action.node))
+            if waits or (starts and self._is_waited_for(action.path)):
                 coming.append(action)
+
+    def _forget_failures(self, wanted: AbstractSet[str]) -> None:
+        """Forget those of what no plan fetches any more."""
+        self._failures = {path: count for path, count in self._failures.items() if path in wanted}
+
+    def _is_waited_for(self, path: str) -> bool:
+        """Whether others wait for a download: the store may never give one object, and give the others."""
+        return self._failures.get(path, 0) < _TRIES_WAITED_FOR
 
     def _fetch_beside(self, action: Download, bases: AbstractSet[str]) -> bool:
         moving = self._moving(action.path, "downloading", action.node.size)
@@ -195,7 +211,8 @@ class Executor:
 
     async def _remove(self, actions: Sequence[RemoveLocal]) -> None:
         """Remove what nothing is made of now; the next plan proposes the rest again."""
-        bases = frozenset().union(*(running.bases for running in self._running.values()))
+        waited_for = (running for running in self._running.values() if self._is_waited_for(running.path))
+        bases = frozenset().union(*(running.bases for running in waited_for))
         kept = {action.entry.path for action in actions if action.entry.content_hash in bases}
         kept |= {parent for path in kept for parent in ancestors(path)}
         await local.remove(self._work, [action for action in actions if action.entry.path not in kept])
@@ -243,10 +260,13 @@ class Executor:
             with moving:
                 await job()
         except LockstepError as error:
+            self._failures[path] = self._failures.get(path, 0) + 1
             self._errors.append(error)
         except Exception as error:  # noqa: BLE001 - one transfer must not end the agent
             log.exception("a large transfer failed", path=path)
             self._work.problem(path, "internal", f"{type(error).__name__}: {error}")
+        else:
+            self._failures.pop(path, None)
         finally:
             self._running.pop(path, None)
             self._fetching.pop(path, None)

@@ -376,3 +376,40 @@ async def test_what_will_be_made_of_a_large_file_on_its_way_waits_for_it(
                 await executor.wait()
             plan = [action for action in plan if action.path not in begun]
     assert plan == []
+
+
+async def test_nothing_waits_for_a_large_file_that_the_store_does_not_give(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither what is like it nor the removal of what it is like, after some tries."""
+    begun, removed = list[str](), list[str]()
+    ended = asyncio.Event()
+
+    async def fetch(_self: Downloads, actions: list[Download]) -> None:
+        begun.extend(action.path for action in actions)
+        if [action.path for action in actions] == ["damaged"] and begun.count("damaged") <= 3:
+            raise UnavailableError
+        if actions:
+            await ended.wait()
+
+    async def remove(_work: object, actions: list[RemoveLocal]) -> None:
+        removed.extend(action.entry.path for action in actions)
+
+    monkeypatch.setattr(Downloads, "fetch", fetch)
+    monkeypatch.setattr(local, "remove", remove)
+    base, gone = VersionRef("old", "v", "old"), upload("old", LARGE).entry
+    damaged = RemoteNode("d", "r", "damaged", Kind.FILE, 1, size=LARGE, content_hash="d", base=base)
+    like = replace(damaged, id="l", name="like", content_hash="l", base=VersionRef("d", "v", "d"))
+    downloads = (Download(like, "like", None), Download(damaged, "damaged", None))
+    plan = Plan((*downloads, RemoveLocal(SyncedNode("old", "r", "old", Kind.FILE), gone)))
+    async with asyncio.TaskGroup() as tasks:
+        executor = Executor(cast("Work", Stub()), tasks, lambda: None)
+        for tries in range(1, 4):
+            await executor.run(plan, feed_seq=1)
+            with pytest.raises(UnavailableError):
+                await executor.wait()
+            assert (begun, removed) == (["damaged"] * tries, [])
+        await executor.run(plan, feed_seq=1)
+        await asyncio.sleep(0)
+        assert (begun, removed) == ([*["damaged"] * 3, "like", "damaged"], ["old"])
+        ended.set()
