@@ -150,5 +150,5 @@ class Nearby:
 def _is_of_delta(error: Exception) -> bool:
     """Whether what went wrong may go right when the file is fetched whole."""
     if isinstance(error, LocalError):
-        return error.code == "corrupt_download"
+        return error.code in {"corrupt_download", "unreadable"}
     return not (isinstance(error, DiskError) and error.code == "stopping")

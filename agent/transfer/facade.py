@@ -136,7 +136,7 @@ class Transfer:
         `base` is an open file with the bytes of the version that the delta is from, and its size.
         The result counts only when its hash is the one announced: else it is to be dropped and
         the whole fetched. `digest` is given all the bytes. Raises `MalformedError` (the recipe makes no
-        sense), and as `download`.
+        sense), `LocalError` "unreadable" (the base), and as `download`.
         """
         async with self._download_slots:
             return await self._downloads.by_delta(delta, base, fd, digest)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.disk.native import start_writing
+from agent.errors import LocalError
 from agent.transfer.blocking import Stop, never
 from agent.transfer.journal import Journal
 from agent.transfer.ranges import RANGE_BYTES, Arriving, write_all
@@ -33,7 +34,7 @@ def recipe_of(delta: DownloadDelta, base_size: int) -> Recipe:
 
 
 def copy_ranges(recipe: Recipe, base_fd: int, fd: int, stop: Stop = never) -> None:
-    """Write the ranges that the base has to their places. Blocks.
+    """Write the ranges that the base has to their places. Raises `LocalError` "unreadable". Blocks.
 
     A base that became shorter leaves gaps, and so does `stop`: the hash of the whole will tell.
     """
@@ -46,7 +47,7 @@ def _copy(source: tuple[int, int], target: tuple[int, int], length: int, stop: S
     (base_fd, offset), (fd, at) = source, target
     done = written = 0
     while done < length and not stop():
-        block = os.pread(base_fd, min(_BLOCK, length - done), offset + done)
+        block = _read(base_fd, min(_BLOCK, length - done), offset + done)
         if not block:
             break
         write_all(fd, block, at + done)
@@ -54,6 +55,14 @@ def _copy(source: tuple[int, int], target: tuple[int, int], length: int, stop: S
         if done - written >= _WRITING:
             start_writing(fd, at + written, done - written)
             written = done
+
+
+def _read(base_fd: int, length: int, offset: int) -> bytes:
+    """Tell a base that cannot be read from a file that cannot be written: the whole can still be fetched."""
+    try:
+        return os.pread(base_fd, length, offset)
+    except OSError as error:
+        raise LocalError(f"The file cannot be read: {error.strerror}", code="unreadable") from error
 
 
 @dataclass(slots=True)

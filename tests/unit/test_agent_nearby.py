@@ -26,10 +26,12 @@ from agent.model import Kind, LocalEntry, RemoteNode, VersionRef
 from agent.scanner import scan
 from agent.transfer.blocking import until_stopped
 from agent.transfer.ranges import write_all
+from agent.transfer.spots import copy_ranges
 from agent.transfer.tally import Tally
 from libs.contracts.api import DownloadDelta
 from libs.contracts.binary import MalformedError
 from libs.contracts.errors import ConflictError, LockstepError, NotFoundError, UnavailableError
+from libs.contracts.recipe import Copy, Recipe
 from tests.support.waiting import wait_until
 
 CONTENT = Random(1).randbytes(3_500_000)
@@ -238,7 +240,14 @@ async def test_a_server_that_makes_no_delta_does_not_keep_the_file_from_being_fe
 
 
 @pytest.mark.parametrize(
-    "fetched", [LocalError(code="corrupt_download"), NotFoundError(), MalformedError("so")], ids=str
+    "fetched",
+    [
+        LocalError(code="corrupt_download"),
+        LocalError(code="unreadable"),
+        NotFoundError(),
+        MalformedError("so"),
+    ],
+    ids=str,
 )
 async def test_a_delta_that_comes_to_nothing_does_not_keep_the_file_from_being_fetched(
     disk: Disk, fetched: Exception
@@ -254,6 +263,19 @@ async def test_a_delta_that_comes_to_nothing_does_not_keep_the_file_from_being_f
 async def test_what_would_stop_the_whole_file_too_is_told(disk: Disk, fetched: Exception) -> None:
     with pytest.raises(type(fetched)):
         await by_delta(disk, None, fetched)
+
+
+def test_a_base_that_cannot_be_read_is_told_from_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    """A disk may have lost a block of the base; the file itself can be fetched whole."""
+    unreadable = os.open(tmp_path, os.O_RDONLY)
+    fd = os.open(tmp_path / "f", os.O_RDWR | os.O_CREAT)
+    try:
+        with pytest.raises(LocalError) as raised:
+            copy_ranges(Recipe((Copy(0, 10),)), unreadable, fd)
+    finally:
+        os.close(unreadable)
+        os.close(fd)
+    assert raised.value.code == "unreadable"
 
 
 # Several bases -------------------------------------------------------------------------------------
