@@ -1,6 +1,5 @@
 """Hash and manifest of a content in one reading."""
 
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from hashlib import sha256
@@ -15,7 +14,7 @@ _BESIDE: Final = 256 * 1024
 
 @cache
 def _helpers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="sha256")
+    return ThreadPoolExecutor(thread_name_prefix="sha256")
 
 
 class ContentReader:
