@@ -18,6 +18,7 @@ from yarl import URL
 from libs.contracts.errors import LockstepError, NotFoundError, UnavailableError
 from libs.contracts.ids import new_id
 from libs.contracts.keys import PROBE_PREFIX
+from libs.contracts.limits import S3_MIN_PART_BYTES
 from libs.contracts.recipe import Range
 from libs.runtime.settings import S3Settings
 from libs.storage.capabilities import Capabilities
@@ -31,7 +32,9 @@ _LONGER: Final = b"lockstep+"
 _ORIGIN: Final = "https://any.example"
 _PARTS: Final = (1, 2, 10)
 _WRONG_PART: Final = 3
-_COPIED: Final = Range(2, 4)
+_SMALL: Final = bytes(S3_MIN_PART_BYTES)
+"""Amazon S3 copies ranges of objects that are larger than this alone."""
+_COPIED: Final = Range(len(_SMALL) + 2, 4)
 _URL_SECONDS: Final = 300
 _REQUEST_SECONDS: Final = 10.0
 _AWAY: Final = {429, 500, 502, 503, 504}
@@ -153,12 +156,12 @@ class _Probe:
         """Copy a range, and see that it stays when its source is deleted; of another object it is refused."""
         copy, source = f"{self._key}-copy", f"{self._key}-other"
         try:
-            await self._store.put(source, _SENT)
+            await self._store.put(source, _SMALL + _SENT)
             found = await self._store.head(source)
             if found is None or found.etag is None:
                 return False
             await self._copy(copy, Slice(source, found.etag, _COPIED))
-            await self._store.put(source, _OTHER)
+            await self._store.put(source, _SMALL + _OTHER)
             with suppress(NotFoundError):
                 await self._copy(copy, Slice(source, found.etag, _COPIED))
                 return False
@@ -166,7 +169,7 @@ class _Probe:
             kept = b"".join([piece async for piece in self._store.read(copy)])
         except LockstepError:  # an S3 without this call may say 501; one that went away shows elsewhere
             return False
-        return kept == _SENT[_COPIED.offset : _COPIED.end]
+        return kept == (_SMALL + _SENT)[_COPIED.offset : _COPIED.end]
 
     async def _copy(self, key: str, source: Slice) -> None:
         upload_id = await self._store.create_multipart(key, copied=1)

@@ -186,6 +186,24 @@ async def test_an_s3_that_copies_more_than_the_range_is_not_asked_to(
     assert await found(settings_of(backends, proxy.url)) == replace(EVERYTHING, copying=False)
 
 
+async def test_an_s3_that_copies_ranges_of_large_objects_alone_is_found_to_copy(
+    backends: Backends, proxy: S3Proxy
+) -> None:
+    """Amazon S3 does so from objects of more than 5 MiB."""
+    sizes: dict[str, int] = {}
+
+    async def amazon(asked: Asked) -> Answered | None:
+        if asked.method == "PUT" and not asked.query:
+            sizes[asked.path] = len(asked.body)
+        source = asked.headers.get("x-amz-copy-source")
+        if source is None or sizes["/" + source] > 5 * 1024 * 1024:
+            return None
+        return Answered(400, b"<Error><Code>InvalidRequest</Code></Error>")
+
+    proxy.before = amazon
+    assert await found(settings_of(backends, proxy.url)) == EVERYTHING
+
+
 @pytest.mark.parametrize("lenient", [loses_the_copy_with_its_source, copies_of_any_object])
 async def test_an_s3_whose_copies_are_no_copies_of_what_was_meant_is_not_asked_for_any(
     backends: Backends, proxy: S3Proxy, lenient: After

@@ -7,6 +7,7 @@ because it is signed.
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from io import BytesIO
 
 import aiohttp
 from aiohttp import web
@@ -85,7 +86,7 @@ class S3Proxy:
             (name, value) for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP
         )
         async with self._session.request(
-            request.method, url, headers=headers, data=body, allow_redirects=False,
+            request.method, url, headers=headers, data=BytesIO(body) if body else body, allow_redirects=False,
             skip_auto_headers=("Content-Type", "Accept", "Accept-Encoding", "User-Agent"),
         ) as answer:  # fmt: skip
             dropped = _HOP_BY_HOP - {"content-length"} if request.method == "HEAD" else _HOP_BY_HOP
