@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from libs.contracts import chunks
-from libs.contracts.errors import ConflictError, UnavailableError
+from libs.contracts.errors import ConflictError, LockstepError, UnavailableError
 from libs.contracts.keys import manifest_key
 from libs.contracts.recipe import Copy, Literal, Range, Recipe, recipe_of
 from libs.mongo.names import OBJECTS, UPLOADS, VERSIONS
@@ -265,6 +265,24 @@ async def test_copies_do_not_make_a_lie_an_object(world: World, lie: str) -> Non
     assert refused.value.code == "delta_refused"
     assert case.store.copied, "it had begun"
     await nothing_is_left(world, case)
+
+
+async def test_what_s3_refuses_to_copy_is_sent_when_it_is_asked_for_again(world: World) -> None:
+    case = await arrived(world, in_place())
+
+    async def refused() -> None:
+        raise LockstepError("S3 refused the request: InvalidRequest")
+
+    case.store.meanwhile = refused
+    with pytest.raises(UnavailableError):
+        await case.complete()
+    assert [one async for one in world.store.walk_multiparts(case.session.key_prefix)] == []
+
+    await complete(case.other, await case.other.session(case.upload), case.account)
+
+    await world.until_state(case.account, case.upload, "committed")
+    assert await read(world, world.tree.asked[0].entries[0].object.key) == in_place().content
+    assert (case.store.copied, case.store.sent[-6:]) == ([], [1, 2, 3, 4, 5, 6])
 
 
 async def test_who_finds_the_multipart_upload_gone_leaves_it_to_the_other_process(world: World) -> None:

@@ -104,10 +104,15 @@ def test_an_object_that_was_cut_anew_too_often_is_sent_whole_and_counted_from_th
     assert Layout.of(edited(100 * MIB, 7), replace(BASE, copied=16), may_copy=True).noted == 16
 
 
-@pytest.mark.parametrize("why", ["S3 cannot", "no ETag", "nothing whole"])
+@pytest.mark.parametrize("why", ["S3 cannot", "no ETag", "nothing whole", "small base"])
 def test_everything_is_sent_where_nothing_can_be_copied(why: str) -> None:
     recipe = edited(12 * MIB, 6 * MIB, 3 * MIB) if why == "nothing whole" else edited(100 * MIB, 50 * MIB)
     base = replace(BASE, etag=None) if why == "no ETag" else BASE
+    if why == "small base":
+        base, recipe = (
+            replace(BASE, size=5 * MIB),
+            Recipe((Copy(0, 5 * MIB), Copy(0, 3 * MIB), Copy(0, 4 * MIB))),
+        )
     layout = Layout.of(recipe, base, may_copy=why != "S3 cannot")
     assert (layout.copies, layout.noted, layout.copy(1)) == ((), None, None)
 

@@ -5,8 +5,8 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from libs.contracts.errors import UnavailableError
-from libs.contracts.limits import BASE_PART_BYTES, MIB
+from libs.contracts.errors import LockstepError, NotFoundError, UnavailableError
+from libs.contracts.limits import BASE_PART_BYTES, MIB, S3_MIN_PART_BYTES
 from libs.contracts.parts import part_size_for
 from libs.contracts.recipe import Recipe
 from libs.delta.rebuild import copied_parts
@@ -25,6 +25,10 @@ _MOST_RECUTS: Final = 16
 pieces at S3 become more and smaller."""
 
 
+class CopyRefusedError(Exception):
+    """S3 does not copy what it was asked to, and would not if it were asked again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The parts that an object is made of."""
@@ -38,8 +42,8 @@ class Layout:
     def of(recipe: Recipe, base: StoredObject, *, may_copy: bool) -> "Layout":
         """Return how the target of a checked recipe is made of its base."""
         part_size = part_size_for(recipe.size, base=PART)
-        if base.etag is None or not may_copy:
-            return Layout(part_size)
+        if base.etag is None or not may_copy or base.size <= S3_MIN_PART_BYTES:
+            return Layout(part_size)  # Amazon S3 copies no ranges of objects of up to 5 MiB
         parts = copied_parts(recipe, part_size)
         recuts = base.copied + any(part is not None and part.offset % part_size for part in parts)
         if recuts > _MOST_RECUTS or not any(parts):
@@ -98,8 +102,8 @@ class Assembly:
     async def take(self, part: bytearray) -> None:
         """Have the next part made, after those before it but a few are there.
 
-        Raises what went wrong with an earlier one: `UnavailableError`, and `NotFoundError` when what
-        is copied is gone or another now.
+        Raises what went wrong with an earlier one: `UnavailableError`, `CopyRefusedError`, and
+        `NotFoundError` when what is copied is gone or another now.
         """
         if self.upload_id is None:
             self._whole = bytes(part)
@@ -136,6 +140,10 @@ class Assembly:
             return await self.objects.copy_part(self.key, upload_id, number, source)
         except UploadGoneError as error:
             raise _taken_over() from error
+        except (NotFoundError, UnavailableError):
+            raise
+        except LockstepError as error:
+            raise CopyRefusedError(error.detail) from error
 
     async def finish(self) -> None:
         """Make the object of what was taken. Raises as `take`."""

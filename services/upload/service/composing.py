@@ -27,7 +27,7 @@ from libs.storage.port import ObjectStore, StoredObject
 from libs.storage.steady import read_on
 from services.upload.domain.completion import missing_error
 from services.upload.domain.session import DeltaSource, Entry, Session
-from services.upload.service.assembling import Assembly, Layout, in_one
+from services.upload.service.assembling import Assembly, CopyRefusedError, Layout, in_one
 from services.upload.service.deps import Deps
 from services.upload.service.steady import with_pauses
 
@@ -80,9 +80,12 @@ class Composing:
             with suppress(UnavailableError):  # the sweep finds it
                 await self._deps.objects.delete([source.key])
             raise ConflictError(code="delta_refused") from error
+        except CopyRefusedError as error:
+            self._deps.trust.copy_refused(str(error))
+            raise UnavailableError("S3 refuses to copy a part", retry_after=1) from error
 
     async def _put_together(self, session: Session, entry: Entry, source: DeltaSource, delta: Delta) -> None:
-        """Make the object. Raises `MalformedError`, `NotFoundError`; nothing of it stays then."""
+        """Make it. Raises `MalformedError`, `NotFoundError`, `CopyRefusedError`; then nothing stays."""
         recipe = await delta.recipe()
         check(recipe, source.base_size, entry.size)
         base = await self._base(source)
@@ -94,7 +97,7 @@ class Composing:
             await _carry_over(rebuilt(recipe, fetched, delta.literals()), entry, reader, assembly)
             await self._keep_manifest(session, entry, reader)
             await assembly.finish()
-        except (MalformedError, NotFoundError):
+        except (MalformedError, NotFoundError, CopyRefusedError):
             await assembly.drop()
             raise
         finally:
@@ -137,7 +140,7 @@ async def _carry_over(
 ) -> None:
     """Stream the content to where it goes, each part hashed while the next one comes.
 
-    Raises `MalformedError` when it is not what was announced, `NotFoundError`.
+    Raises `MalformedError` when it is not what was announced, `NotFoundError`, `CopyRefusedError`.
     """
     hashing = _Hashing(reader)
     async with aclosing(pieces):

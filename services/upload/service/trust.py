@@ -31,6 +31,7 @@ class Trust:
     def __init__(self, *, told: bool | None) -> None:
         self._told = told
         self._found: Capabilities | None = None
+        self._has_refused_a_copy = False
         self._may_look = asyncio.Event()
         self._looked = asyncio.Event()
 
@@ -47,7 +48,12 @@ class Trust:
     @property
     def copies(self) -> bool:
         """Whether S3 is known to copy ranges of objects into others, and only of the object that is meant."""
-        return self._found is not None and self._found.copying
+        return self._found is not None and self._found.copying and not self._has_refused_a_copy
+
+    def copy_refused(self, reason: str) -> None:
+        """Have nothing copied any more: to ask again and again would hold up what is asked for for ever."""
+        log.warning("S3 refuses to copy: from now on every byte is sent", reason=reason)
+        self._has_refused_a_copy = True
 
     def _decide(self, *, found: bool) -> bool:
         return found if self._told is None else self._told
