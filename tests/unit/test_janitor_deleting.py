@@ -40,7 +40,7 @@ class Objects:
         self._check()
         if self.many == "unknown":
             raise UnavailableError("501")
-        if self.many == "refused":
+        if self.many == "refused" or (self.many == "small ones" and len(keys) > 3):
             raise LockstepError("400")
         assert len(keys) <= MAX_DELETED
         self.requests.append(len(keys))
@@ -97,6 +97,12 @@ async def test_where_many_cannot_be_deleted_at_once_they_go_one_by_one(many: str
     assert await deleter(objects).delete(named(30)) == set()
     assert objects.keys == set(), "of the trial nothing stays either"
     assert objects.requests.count(1) >= 30
+
+
+async def test_a_request_that_is_refused_though_the_trial_was_not_holds_nothing_up() -> None:
+    objects = Objects(named(30), many="small ones", refused=["t/7"])
+    assert await deleter(objects).delete(named(30)) == {"t/7"}
+    assert objects.keys == {"t/7"}
 
 
 async def test_an_s3_that_is_away_is_said_to_be_and_is_tried_out_later() -> None:

@@ -63,7 +63,7 @@ class Deleter:
 
     async def _delete(self, keys: Sequence[str]) -> Sequence[str]:
         if len(keys) > 1:
-            return await self._store.delete_many(keys)
+            return await self._delete_group(keys)
         try:
             await self._store.delete(keys)
         except UnavailableError:
@@ -71,3 +71,13 @@ class Deleter:
         except LockstepError:
             return keys
         return ()
+
+    async def _delete_group(self, keys: Sequence[str]) -> Sequence[str]:
+        """Delete keys in one request, or one by one when S3 takes no such request, though it took the trial."""
+        try:
+            return await self._store.delete_many(keys)
+        except UnavailableError:
+            raise
+        except LockstepError as error:
+            log.warning("S3 refused to delete objects in one request", count=len(keys), reason=error.detail)
+        return list(chain.from_iterable([await self._delete([key]) for key in keys]))
