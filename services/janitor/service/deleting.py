@@ -73,7 +73,7 @@ class Deleter:
         return ()
 
     async def _delete_group(self, keys: Sequence[str]) -> Sequence[str]:
-        """Delete keys in one request, or one by one when S3 takes no such request, though it took the trial."""
+        """Delete keys in one request, or one by one when S3 refuses that, though not the trial."""
         try:
             return await self._store.delete_many(keys)
         except UnavailableError:
