@@ -63,6 +63,11 @@ class Written:
     sha256: str
 
 
+def largest(size: int) -> int:
+    """Return how many bytes a delta object for a content of `size` bytes can have; more hold no delta."""
+    return _HEADER.size + _MAX_FRAME + size + size // 128 + 1024
+
+
 # Writing --------------------------------------------------------------------------------------
 
 

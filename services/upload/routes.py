@@ -58,7 +58,8 @@ async def create_upload(request: web.Request) -> web.Response:
     asked = await read_json(request, api.UploadRequest)
     namespace_id = await namespace_of(request, caller, asked.namespace_id)
     file = Announced(asked.content_hash, asked.size, asked.path)
-    offer = await request.app[USE_CASES].bases.offer_of(asked.delta, partial(_check_member, request, caller))
+    check = partial(_check_member, request, caller)
+    offer = await request.app[USE_CASES].bases.offer_of(asked.delta, asked.size, check)
     wish = Wish(asked.throughput, asked.send_anyway, offer)
     return _created(await request.app[USE_CASES].opening.single(_owner(caller), namespace_id, file, wish))
 

@@ -266,6 +266,16 @@ async def test_a_base_that_cannot_be_read_means_that_the_whole_is_sent(world: Wo
     assert upload["entries"][0]["mode"] == "multipart"
 
 
+async def test_a_delta_object_larger_than_one_of_the_content_can_be_is_not_taken(world: World) -> None:
+    """What is reserved of a quota is the content."""
+    account = await world.account()
+    wanted = made(edited())
+    asked = wanted.announced(await version_of(world, account, BASE))
+    asked["delta"]["size"] = package.largest(len(wanted.content)) + 1
+    upload = (await world.call(account, "POST", "/uploads", asked)).body
+    assert upload["entries"][0]["mode"] == "multipart"
+
+
 async def test_content_that_is_there_needs_no_delta(world: World) -> None:
     account = await world.account()
     base = await version_of(world, account, BASE)

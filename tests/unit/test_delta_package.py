@@ -18,7 +18,7 @@ from libs.contracts.chunks import Manifest
 from libs.contracts.limits import GIB, MIB
 from libs.contracts.recipe import MAX_OPS, Copy, Literal, Op, Range, Recipe, check, recipe_of
 from libs.delta.chunker import Chunker
-from libs.delta.package import Delta, Reader, ShortReadError, write
+from libs.delta.package import Delta, Reader, ShortReadError, largest, write
 from libs.delta.rebuild import rebuilt, windows
 from tests.support.edits import edited, pieces_of, random_content
 
@@ -93,6 +93,14 @@ def test_the_longest_recipe_is_read_back() -> None:
     random = Random(1)
     ops = tuple(Copy(random.getrandbits(59), random.getrandbits(59) + 1) for _ in range(MAX_OPS))
     assert read([written(Recipe(ops), b"")]) == (Recipe(ops), b"")
+
+
+@pytest.mark.parametrize("step", [1, 100, 5 * MIB])
+def test_no_delta_object_of_a_content_is_longer_than_the_largest(step: int) -> None:
+    size = min(5 * MIB, step * MAX_OPS)
+    ops = tuple(Literal(min(step, size - at)) for at in range(0, size, step))
+    delta = written(Recipe(ops), Random(1).randbytes(size))
+    assert size < len(delta) <= largest(size)
 
 
 def test_text_travels_compressed() -> None:

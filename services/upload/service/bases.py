@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from libs.contracts.api import DeltaOffer
 from libs.contracts.errors import NotFoundError
 from libs.contracts.tree import BaseVersion
+from libs.delta.package import largest
 from services.upload.domain.modes import Offer
 from services.upload.service.deps import Deps
 
@@ -19,12 +20,13 @@ class Bases:
 
     deps: Deps
 
-    async def offer_of(self, asked: DeltaOffer | None, check: CheckNamespace) -> Offer | None:
+    async def offer_of(self, asked: DeltaOffer | None, size: int, check: CheckNamespace) -> Offer | None:
         """Return the offer with its base, or None when the content had better be sent whole.
 
-        That is never an error: a base that is gone, damaged or somebody else's costs bytes.
+        That is never an error: a base that is gone, damaged or somebody else's costs bytes. So does a
+        delta object that is larger than one of a content of `size` bytes, which is what is reserved.
         """
-        if asked is None or asked.size > self.deps.settings.max_delta_bytes:
+        if asked is None or asked.size > min(self.deps.settings.max_delta_bytes, largest(size)):
             return None
         version = await self.deps.views.version(asked.base_version_id)
         node = None if version is None else await self.deps.views.node(version["node_id"])
