@@ -77,8 +77,8 @@ async def test_base_and_delta_give_the_target_whatever_was_edited(seed: int) -> 
     base = random_content(random, random.randint(0, 400_000))
     target = edited(random, base, random.randint(0, 12))
     data = written(recipe_of(chunked(base), chunked(target)), target)
-    for largest in (50, len(data) + 1):
-        pieces = pieces_of(random, data, largest)
+    for most in (50, len(data) + 1):
+        pieces = pieces_of(random, data, most)
         assert await carried_out(base, pieces, gap=random.choice((1, 5000, MIB))) == target
 
 
