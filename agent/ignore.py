@@ -29,7 +29,7 @@ BUILT_IN: Final[tuple[tuple[str, str], ...]] = (
     (".*.kate-swp", "swap file of Kate"),
     ("*___jb_tmp___", "temporary file of a JetBrains program"),
     ("*___jb_old___", "temporary file of a JetBrains program"),
-    (f"{GET_PREFIX}*", "unfinished file of lockstep get"),
+    (f"{GET_PREFIX}{'?' * 16}-{'?' * 32}*", "unfinished file of lockstep get"),
     (".goutputstream-*", "temporary file of a GNOME program"),
     ("*.sb-????????-??????", "temporary file of a macOS program"),
     (".nfs????????????????????????", "removed file that NFS still holds open"),

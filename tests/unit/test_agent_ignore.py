@@ -44,6 +44,7 @@ def test_the_rules_file_means_what_gitignore_means(
         "4913", "notes.txt~", ".#notes.txt", "#notes.txt#", ".goutputstream-X1Y2Z3",
         "a.txt.sb-12ab34cd-56ef78",
         ".DS_Store", "Thumbs.db", "desktop.ini", ".nfs000000000012345600000001", "a.py___jb_tmp___",
+        ".lockstep-get-0123456789abcdef-0123456789abcdef0123456789abcdef",
         ".lockstep-get-0123456789abcdef-0123456789abcdef0123456789abcdef.ranges",
     ],
 )  # fmt: skip
@@ -58,7 +59,7 @@ def test_temporary_files_of_programs_are_left_alone_and_named(name: str) -> None
     "name",
     [
         "film.part", "x.tmp", "x.bak", "x.crdownload", "a.swatch", ".hidden", "49130", "lock", "#1 song.mp3",
-        "~", "a~b", ".env", "core", "desktop.init",
+        "~", "a~b", ".env", "core", "desktop.init", ".lockstep-get-it", ".lockstep-get-notes-of-a-trip.txt",
     ],
 )  # fmt: skip
 def test_what_people_keep_is_not_ignored(name: str) -> None:
