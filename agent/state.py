@@ -330,7 +330,8 @@ def _copied(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
+def _connect(path: Path, *, readonly: bool = False, beside: bool = False) -> sqlite3.Connection:
+    """Open the file. `beside`: its agent may run and be an older one, which needs the tables it knows."""
     mode = "ro" if readonly else "rwc"
     with damage_told():
         db = sqlite3.connect(
@@ -341,7 +342,7 @@ def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
             if not readonly:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
-            _migrate(db, readonly=readonly)
+            _migrate(db, readonly=readonly, beside=beside)
             if not readonly:
                 _check(db)
     except BaseException:
@@ -357,13 +358,13 @@ def _check(db: sqlite3.Connection) -> None:
         raise StateDamagedError(found)
 
 
-def _migrate(db: sqlite3.Connection, *, readonly: bool) -> None:
+def _migrate(db: sqlite3.Connection, *, readonly: bool, beside: bool = False) -> None:
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
         raise StateTooNewError(
             f"state.db has schema {version}, this agent knows {SCHEMA_VERSION}: upgrade it"
         )
-    if version < SCHEMA_VERSION and not readonly:
+    if version < SCHEMA_VERSION and not readonly and not (beside and version):
         _take_steps(db)
 
 
@@ -534,7 +535,7 @@ def set_paused(path: Path, *, paused: bool) -> None:
     Raises `StateTooNewError`, `StateDamagedError`.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with damage_told(), closing(_connect(path)) as db:
+    with damage_told(), closing(_connect(path, beside=True)) as db:
         if paused:
             db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (PAUSED, str(clock.now())))
         else:

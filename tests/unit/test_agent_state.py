@@ -166,9 +166,23 @@ def test_two_that_bring_a_memory_up_to_date_at_once_do_it_once(path: Path) -> No
         db.executescript(SECOND_SCHEMA)
     db.close()
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda paused: set_paused(path, paused=paused), [True] * 4))
+        list(threads.map(lambda _: State(path).close(), range(4)))
     state = State(path)
-    assert (set(state.remote), state.get(PAUSED) is not None) == ({"n"}, True)
+    assert set(state.remote) == {"n"}
+    state.close()
+
+
+def test_a_pause_leaves_the_tables_of_an_older_agent_that_may_be_running(path: Path) -> None:
+    """It writes all columns that it knows, and could write nothing any more beside another one."""
+    with sqlite3.connect(path) as older:
+        older.executescript(SECOND_SCHEMA)
+        set_paused(path, paused=True)
+        older.execute(
+            "INSERT INTO remote VALUES ('m', 'root', 'g', 'file', 4, 0, 'w', 9, NULL, 4, 0, NULL, 1, 'it')"
+        )
+    older.close()
+    state = State(path)
+    assert (set(state.remote), state.get(PAUSED) is not None) == ({"n", "m"}, True)
     state.close()
 
 
