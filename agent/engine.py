@@ -374,9 +374,11 @@ class Engine:
     def _with_room(self, found: Plan) -> Plan:
         """Leave out what does not fit on the disk; each plan asks anew, so it comes once there is room."""
         fits = self._fitting(found)
-        if fits is not found and drop_unwanted(self._parts.disk, Expected.by(self._parts.state)):
-            fits = self._fitting(found)
-        return fits
+        if fits is found:
+            return fits
+        with self._about_root():
+            dropped = drop_unwanted(self._parts.disk, Expected.by(self._parts.state))
+        return self._fitting(found) if dropped else fits
 
     def _fitting(self, found: Plan) -> Plan:
         if not any(isinstance(action, Download) for action in found.actions):

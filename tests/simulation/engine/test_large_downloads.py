@@ -4,11 +4,14 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Final
 from unittest.mock import patch
 
 import pytest
 
+from agent.disk import BlockedError
+from agent.guard import DISK_RESERVE_BYTES
 from agent.transfer.journal import Journal, Note, new_checksum
 from tests.simulation.engine.contents import bytes_of, large
 from tests.simulation.engine.play import quiet
@@ -139,3 +142,25 @@ def test_108_a_disk_that_fills_at_any_write_of_a_large_download_costs_nothing_th
     while not kept or kept[-1] < SIZE:
         simulate((DeviceKind(), DeviceKind()), 1, story)
     assert len(set(kept)) > SIZE // 100
+
+
+def test_108_a_disk_without_room_that_refuses_to_be_looked_at_halts_the_work_and_ends_no_program() -> None:
+    quiet()
+    little = SimpleNamespace(f_bavail=DISK_RESERVE_BYTES + SIZE // 2, f_frsize=1)
+    refused = BlockedError("The disk reports: Input/output error")
+
+    async def story(world: World) -> None:
+        await _begin(world, forgets=False)
+        device = world.devices[1]
+        with (
+            patch.object(os, "fstatvfs", lambda _fd: little),
+            patch("agent.engine.drop_unwanted", side_effect=refused),
+        ):
+            report = await world.sync(device)
+        assert report is not None
+        assert report.halt_code == "io_error"
+        await world.settle()
+        world.check()
+        assert world.told(device) == {"f": LARGE}
+
+    simulate((DeviceKind(), DeviceKind()), 1, story)
