@@ -425,3 +425,38 @@ async def test_a_number_that_others_noted_with_an_object_is_not_believed_to_be_s
         held = await other.head(key)
     assert held is not None
     assert held.copied == copied
+
+
+async def test_a_number_is_found_whatever_case_s3_gives_its_name(
+    backends: Backends, store: S3ObjectStore, key: str
+) -> None:
+    async def capitalised(_asked: Asked, answered: Answered) -> Answered | None:
+        if answered.headers is not None:
+            answered.headers["X-Amz-Meta-Lockstep-Copied"] = "12"
+        return answered
+
+    await store.put(key, b"bytes")
+    async with s3_proxy(backends.s3_endpoint) as proxy, open_store(settings_of(backends, proxy.url)) as other:
+        proxy.after = capitalised
+        held = await other.head(key)
+    assert held is not None
+    assert held.copied == 12
+
+
+async def test_a_copy_that_is_answered_as_done_with_an_error_in_its_body_is_none(
+    backends: Backends, store: S3ObjectStore, key: str
+) -> None:
+    async def failed(asked: Asked, answered: Answered) -> Answered | None:
+        body = b"<Error><Code>InternalError</Code><Message>later</Message></Error>"
+        return Answered(200, body) if "x-amz-copy-source" in asked.headers else answered
+
+    await store.put(f"{key}-base", b"some bytes")
+    held = await store.head(f"{key}-base")
+    assert held is not None
+    assert held.etag is not None
+    upload, source = await store.create_multipart(key, copied=0), Slice(f"{key}-base", held.etag, Range(0, 4))
+    async with s3_proxy(backends.s3_endpoint) as proxy, open_store(settings_of(backends, proxy.url)) as other:
+        proxy.after = failed
+        with pytest.raises(UnavailableError):
+            await other.copy_part(key, upload, 1, source)
+    await store.abort_multipart(key, upload)
