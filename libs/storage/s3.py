@@ -160,8 +160,7 @@ class S3ObjectStore:
             raise translated(error) from error
         except BotoCoreError as error:
             raise translated(error) from error
-        noted = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
-        copied = _count(noted.get(_COPIED))
+        copied = _count(answer.get("Metadata", {}).get(_COPIED))
         return StoredObject(key, answer["ContentLength"], answer["LastModified"], answer["ETag"], copied)
 
     async def walk(self, prefix: str) -> AsyncIterator[StoredObject]:
