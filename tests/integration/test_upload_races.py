@@ -247,7 +247,7 @@ async def test_a_content_that_was_put_together_stays_verified_and_is_looked_for_
     world: World,
 ) -> None:
     account = await world.account()
-    base, wanted = await version_of(world, account, BASE), made(edited())
+    base, wanted = await version_of(world, account, BASE), made(BASE[: 5 * MIB])
     upload = await sent(world, account, wanted, base)
     world.tree.decide = refuse("name_taken")
     assert (await world.complete(account, upload)).status == 409

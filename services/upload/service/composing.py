@@ -58,15 +58,19 @@ class Composing:
             raise ConflictError(code="delta_refused")
         async with self._large if entry.size > LARGE else self._small:
             found = await self._deps.objects.head(entry.key)
-            made = found is None or found.size != entry.size
-            if made:
-                await self._make(session, entry, source)
+            if found is None or found.size != entry.size:
+                hashed = await self._make(session, entry, source)
+            else:
+                hashed = entry.sealed and entry.verified
         with suppress(UnavailableError):  # the sweep finds it
             await self._deps.objects.delete([source.key])
-        verified = made or (entry.sealed and entry.verified)
-        return session.with_entries([replace(entry, sealed=True, verified=verified)])
+        return session.with_entries([replace(entry, sealed=True, verified=hashed)])
 
-    async def _make(self, session: Session, entry: Entry, source: DeltaSource) -> None:
+    async def _make(self, session: Session, entry: Entry, source: DeltaSource) -> bool:
+        """Make the object; return whether all that S3 holds of it is what was hashed here.
+
+        What S3 has copied by itself was not: the janitor reads such an object.
+        """
         sent = await self._deps.objects.head(source.key)
         if sent is None or sent.size != source.size:
             raise missing_error("bytes_missing", [entry.index])
@@ -74,7 +78,8 @@ class Composing:
             await self._deps.objects.abort_multipart(entry.key, session.s3_upload_id)
         try:
             async with aclosing(read_on(self._deps.objects, source.key, Range(0, source.size))) as pieces:
-                await self._put_together(session, entry, source, Delta(pieces, in_thread=asyncio.to_thread))
+                delta = Delta(pieces, in_thread=asyncio.to_thread)
+                layout = await self._put_together(session, entry, source, delta)
         except (MalformedError, NotFoundError) as error:
             log.warning("a delta is refused", upload_id=session.id, reason=str(error))
             with suppress(UnavailableError):  # the sweep finds it
@@ -83,9 +88,15 @@ class Composing:
         except CopyRefusedError as error:
             self._deps.trust.copy_refused(str(error))
             raise UnavailableError("S3 refuses to copy a part", retry_after=1) from error
+        return not any(layout.copies)
 
-    async def _put_together(self, session: Session, entry: Entry, source: DeltaSource, delta: Delta) -> None:
-        """Make it. Raises `MalformedError`, `NotFoundError`, `CopyRefusedError`; then nothing stays."""
+    async def _put_together(
+        self, session: Session, entry: Entry, source: DeltaSource, delta: Delta
+    ) -> Layout:
+        """Make it and return of what parts.
+
+        Raises `MalformedError`, `NotFoundError` and `CopyRefusedError`; then nothing stays.
+        """
         recipe = await delta.recipe()
         check(recipe, source.base_size, entry.size)
         base = await self._base(source)
@@ -102,6 +113,7 @@ class Composing:
             raise
         finally:
             await assembly.settle()
+        return layout
 
     async def _base(self, source: DeltaSource) -> StoredObject:
         """Return what S3 holds of the base; all reading and copying is of that very object."""
