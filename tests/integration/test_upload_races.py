@@ -307,6 +307,30 @@ async def test_who_has_lost_the_lease_begins_no_object(world: World) -> None:
     assert [one async for one in world.store.walk_multiparts(session.key_prefix)] == []
 
 
+async def test_who_has_lost_the_lease_says_nothing_of_what_another_puts_together(world: World) -> None:
+    """It does not know of what parts, so not whether anybody has hashed what S3 holds."""
+    account = await world.account()
+    base, wanted = await version_of(world, account, BASE), made(edited())
+    upload = await sent(world, account, wanted, base)
+    gate = asyncio.Event()
+    store = BadS3(world.store, gates=[gate])
+    other = process(world, store, commit_wait=1)
+    asked = asyncio.create_task(complete(other, await other.session(upload), account))
+    await eventually(lambda: _is(store.waiting, 1), seconds=20)
+    theirs = await other.session(upload)
+    assert theirs.lease is not None
+    await world.store.put(theirs.entries[0].key, wanted.content)
+
+    await other.completing.drive(replace(theirs, lease=Lease("who had it before", theirs.lease.until)))
+    assert (await world.state(account, upload), world.tree.asked) == ("completing", [])
+
+    await other.completing.drive(theirs)
+    await world.until_state(account, upload, "committed")
+    assert [event.entries[0].object.verified for event in world.tree.asked] == [False]
+    gate.set()
+    await asked
+
+
 async def _is(value: int, wanted: int) -> bool:
     return value == wanted
 

@@ -12,7 +12,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 from libs.contracts.api import CompleteReply, UploadState
@@ -108,12 +108,13 @@ class Completing:
             driving.result()
         return claimed
 
-    async def _announce(self, before: Session, sealed: Session) -> Session | None:
+    async def _announce(self, before: Session, sealed: Session, **expect: Any) -> Session | None:
         """Any state → committing, with the wish to commit in the same transaction."""
         now, first = self._deps.now(), timedelta(seconds=self._deps.settings.redrive_seconds)
         lease = Lease(_ANNOUNCED, now + first)
         after = replace(sealed, state=UploadState.COMMITTING, lease=lease, updated_at=now)
-        return after if await self._deps.sessions.change(before, after, announce.completed(after)) else None
+        told = await self._deps.sessions.change(before, after, announce.completed(after), **expect)
+        return after if told else None
 
     def _lease(self, owner: str) -> Lease:
         """Return a lease from now on. Each drive is an owner: one process may have let another lapse."""
@@ -158,7 +159,11 @@ class Completing:
             if not isinstance(error, ConflictError):
                 raise
             return
-        await self._announce(session, sealed)
+        expect: dict[str, Any] = {}
+        if session.composed and session.lease is not None:
+            # Who has taken over may have put the object together from other parts: it is theirs to say.
+            expect["lease.owner"] = session.lease.owner
+        await self._announce(session, sealed, **expect)
 
     async def _renew(self, session: Session) -> None:
         if session.lease is not None:
