@@ -10,21 +10,23 @@ from typing import Any, Final, cast
 
 import pytest
 
-from libs.contracts.api import UploadState
+from libs.contracts.api import UploadMode, UploadState
 from libs.contracts.errors import ConflictError, UnavailableError
 from libs.contracts.recipe import Copy, Literal, Recipe
 from libs.contracts.tree import CommitTarget
-from libs.mongo.names import UPLOADS
+from libs.mongo.names import OBJECTS, UPLOADS
 from libs.mongo.outbox import Outbox
 from libs.mongo.views import Views
 from libs.storage.port import ObjectStore, PartToJoin, Slice
-from services.upload.domain.session import Device, Lease, Session
+from services.upload.domain.modes import Announced
+from services.upload.domain.session import Device, Lease, Owner, Session
 from services.upload.service import composing
 from services.upload.service.background import Background
 from services.upload.service.completing import Completing
 from services.upload.service.composing import Composing
 from services.upload.service.deps import Deps
 from services.upload.service.multiparts import Multiparts
+from services.upload.service.opening import Opening, Wish
 from services.upload.service.sealing import Sealing
 from services.upload.service.transfers import Transfers
 from services.upload.service.trust import Trust
@@ -329,6 +331,39 @@ async def test_who_has_lost_the_lease_says_nothing_of_what_another_puts_together
     assert [event.entries[0].object.verified for event in world.tree.asked] == [False]
     gate.set()
     await asked
+
+
+class VerifiedMeanwhile(Views):
+    """What is asked first about a content is answered as it was before the janitor said that it is right."""
+
+    async def stored(self, namespace_id: str, hashes: Sequence[str]) -> dict[str, dict[str, Any]]:
+        found = await super().stored(namespace_id, hashes)
+        await self._verify(hashes)
+        return found
+
+    async def being_verified(self, namespace_id: str, content_hash: str, size: int) -> bool:
+        found = await super().being_verified(namespace_id, content_hash, size)
+        await self._verify([content_hash])
+        return found
+
+    async def _verify(self, hashes: Sequence[str]) -> None:
+        right = {"$set": {"verified": True}}
+        await self._database[OBJECTS].update_many({"content_hash": {"$in": list(hashes)}}, right)
+
+
+async def test_content_that_is_verified_in_the_instant_it_is_asked_for_is_not_sent_again(
+    world: World,
+) -> None:
+    account = await world.account()
+    await world.stored_object(account, BASE, verified=False)
+    deps = replace(process(world).deps, views=VerifiedMeanwhile(world.database))
+    owner = Owner(account.user_id, Device(account.devices[0], "d"))
+
+    session = await Opening(deps, Multiparts(deps)).single(
+        owner, account.namespace_id, Announced(sha256(BASE), len(BASE), "a.bin"), Wish()
+    )
+
+    assert [entry.mode for entry in session.entries] == [UploadMode.STORED]
 
 
 async def _is(value: int, wanted: int) -> bool:

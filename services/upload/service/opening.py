@@ -75,9 +75,11 @@ class Opening:
         session = await self._deps.sessions.live_of(key)
         if session is not None:
             return await self._join(session, owner, wish)
+        # Asked in this order: what is verified by the second question was not yet by the first, or is found.
+        verifying = not wish.send_anyway and await self._is_being_verified(namespace_id, file)
         session = self._as_wished(await self._draft(owner, namespace_id, [file]), wish)
-        if session.multipart and not wish.send_anyway:
-            await self._check_not_verifying(namespace_id, file)
+        if session.multipart and verifying:
+            raise ConflictError(code="verification_pending")
         await self._check_room(session)
         if not await self._deps.sessions.create(session, announce.started(session)):
             return None
@@ -98,9 +100,8 @@ class Opening:
             return by_delta(session, wish.offer, self._deps.sizes, wish.throughput)
         return with_parts(session, self._deps.sizes, wish.throughput)
 
-    async def _check_not_verifying(self, namespace_id: str, file: Announced) -> None:
-        if await self._deps.views.being_verified(namespace_id, file.content_hash, file.size):
-            raise ConflictError(code="verification_pending")
+    async def _is_being_verified(self, namespace_id: str, file: Announced) -> bool:
+        return await self._deps.views.being_verified(namespace_id, file.content_hash, file.size)
 
     def _check_size(self, size: int, most: int) -> None:
         if size > most:
