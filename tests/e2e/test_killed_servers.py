@@ -302,7 +302,9 @@ def test_two_devices_that_are_killed_again_and_again_bring_one_file_once(
         assert device.quick_sync()["conflicts"] == 0
         assert device.path("big.bin").read_bytes() == content
         check_one_version(device, "big.bin")
-    assert [session["state"] for session in ended(devices[0])] == ["committed"]
+    # The one who only waited may have found the content there, and then the file: that takes no bytes.
+    sent = [session for session in ended(devices[0]) if session["entries"][0]["mode"] != "stored"]
+    assert [session["state"] for session in sent] == ["committed"]
 
 
 def came_far(proxy: StepProxy, steps: int, agents: list[AgentProcess]) -> bool:
