@@ -169,7 +169,7 @@ class Executor:
 
     async def _upload(self, tree: TreeChanges, actions: Sequence[Upload]) -> None:
         uploads = Uploads(self._work, tree)
-        await uploads.forget_others(actions)
+        await uploads.forget_others(actions, under_way={running.key for running in self._running.values()})
         alone = uploads.alone(actions)
         small = [action for action in actions if action.entry.path not in alone]
         await uploads.send_small(small[:_SLICE])
@@ -184,8 +184,12 @@ class Executor:
         small = [action for action in actions if not is_large_download(action)]
         await Downloads(self._work).fetch(small[:_SLICE])
         large = [action for action in actions if is_large_download(action)]
-        bases = Bases(self._work, [action.node for action in large])
         self._forget_failures(self.in_flight.union(action.path for action in large))
+        if large:
+            self._fetch_large(large)
+
+    def _fetch_large(self, large: Sequence[Download]) -> None:
+        bases = Bases(self._work, [action.node for action in large])
         coming = [action for action in self._fetching.values() if self._is_waited_for(action.path)]
         for action in sorted(bases.sources_first(large), key=lambda one: not self._is_waited_for(one.path)):
             waits = bases.comes_with(action, coming)

@@ -7,6 +7,7 @@ its bytes were read, is looked at again instead.
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -243,12 +244,16 @@ class Uploads:
                 self._work.state.parts.forget(entry.content_hash or "")
                 self._settle(action, ItemResult(index=0, row=row))
 
-    async def forget_others(self, actions: Sequence[Upload]) -> None:
-        """Drop what was written down to send contents that no plan sends any more.
+    async def forget_others(self, actions: Sequence[Upload], under_way: AbstractSet[str]) -> None:
+        """Drop what was written down to send contents that will not be sent any more.
 
-        Another device has sent them, or the files are others now.
+        Another device has sent them, or the files are others now. Not planned for the moment, but to be
+        sent, is what is `under_way`, and what was set aside after a failure.
         """
-        await self._work.transfer.keep_deltas({action.entry.content_hash or "" for action in actions})
+        state = self._work.state
+        set_aside = (state.local.get(path) for path in state.problems)
+        entries = [*(action.entry for action in actions), *(entry for entry in set_aside if entry)]
+        await self._work.transfer.keep_deltas({entry.content_hash or "" for entry in entries} | under_way)
 
     async def _difference(self, action: Upload) -> DeltaBase | None:
         found = self._work.differences

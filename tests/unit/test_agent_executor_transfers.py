@@ -47,7 +47,14 @@ class Stub:
         self.settings = SimpleNamespace(delta=True)
         former = FormerVersions(None, nullcontext)
         self.state = SimpleNamespace(
-            parts=None, put=lambda *_: None, get=lambda _: None, former=former, local={}, synced={}, remote={}
+            parts=None,
+            put=lambda *_: None,
+            get=lambda _: None,
+            former=former,
+            local={},
+            synced={},
+            remote={},
+            problems={},
         )
         self.disk = SimpleNamespace(open_for_read=self._opened, lstat=lambda _: None)
         self.api = SimpleNamespace(complete_upload_batch=self._refuse, abort_upload=self._abort)
@@ -279,13 +286,21 @@ async def test_differences_are_kept_only_for_what_is_still_to_be_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another device may have sent the content, or the file may be another now."""
-    monkeypatch.setattr(Uploads, "send_large", lambda *_: asyncio.sleep(0))
-    work, sent = Stub(), upload("a", LARGE)
+    ended, work, sent = asyncio.Event(), Stub(), upload("a", LARGE)
+    monkeypatch.setattr(Uploads, "send_large", lambda *_: ended.wait())
     async with asyncio.TaskGroup() as tasks:
         executor = Executor(cast("Work", work), tasks, lambda: None)
         await executor.run(Plan((sent,)), feed_seq=1)
         await executor.run(Plan(()), feed_seq=1)
-    assert work.kept == [{sent.entry.content_hash}, set()]
+        assert work.kept == [{sent.entry.content_hash}] * 2, "it is under way"
+        ended.set()
+    work.state.local["a"] = sent.entry
+    work.state.problems["a"] = object()
+    await executor.run(Plan(()), feed_seq=1)
+    assert work.kept.pop() == {sent.entry.content_hash}, "it was set aside"
+    del work.state.problems["a"]
+    await executor.run(Plan(()), feed_seq=1)
+    assert work.kept.pop() == set()
 
 
 async def test_which_large_downloads_are_under_way_is_known_until_they_end(
