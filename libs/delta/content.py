@@ -22,11 +22,11 @@ class ContentReader:
 
     Used like a hash of hashlib. It blocks for as long as it computes, with the interpreter let go. Large
     pieces are hashed in a second thread while this one finds their chunks: half the time where a core
-    is free, and no more work where none is.
+    is free, and no more work where none is. Without `chunks` it is the hash alone.
     """
 
-    def __init__(self, size: int) -> None:
-        average = average_for(size)
+    def __init__(self, size: int, *, chunks: bool = True) -> None:
+        average = average_for(size) if chunks else None
         self._chunker = None if average is None else Chunker(average)
         self._sha256 = sha256()
 
@@ -56,7 +56,7 @@ class ContentReader:
         return self._sha256.hexdigest()
 
     def manifest(self) -> Manifest | None:
-        """Return the manifest of all that came; None for a small content, or another size than announced.
+        """Return the manifest of all that came; None for a small content, another size, or without chunks.
 
         Nothing may come after.
         """

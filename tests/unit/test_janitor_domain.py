@@ -60,6 +60,7 @@ class Readings:
 
     def __init__(self, *contents: bytes | BrokenOff | Exception) -> None:
         self._contents = list(contents)
+        self.manifest: object | None = None
         self.put_keys: list[str] = []
 
     async def read(
@@ -75,8 +76,8 @@ class Readings:
         if isinstance(content, BrokenOff):
             raise UnavailableError("broken off")
 
-    async def head(self, _key: str) -> None:
-        """There is no manifest."""
+    async def head(self, _key: str) -> object | None:
+        return self.manifest
 
     async def put(self, key: str, _body: bytes) -> None:
         self.put_keys.append(key)
@@ -195,6 +196,17 @@ async def test_an_object_that_s3_has_checked_and_that_is_read_for_its_chunks_is_
     await verifier(store, reports).chunk(item(LARGE))
     assert reports.results == results
     assert len(store.put_keys) == manifests
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_a_manifest_is_made_with_the_verification_unless_it_is_there(is_there: bool) -> None:
+    reports, store = Reports(), Readings(LARGE, LARGE[1:], LARGE[1:])
+    store.manifest = object() if is_there else None
+    subject = verifier(store, reports)
+    assert await subject.verify(item(LARGE))
+    assert len(store.put_keys) == (not is_there)
+    assert not await subject.verify(item(LARGE)), "whether there is one says nothing of the content"
+    assert reports.results == [True, False]
 
 
 async def test_a_giant_that_is_being_read_holds_up_other_giants_alone(

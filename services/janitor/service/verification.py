@@ -112,9 +112,7 @@ class Verifier:
 
     async def chunk(self, item: HousedObject) -> None:
         """Make the manifest of an object unless it is there; one that is not as S3 said is looked into."""
-        if await self._store.head(_manifest_key(item)) is None and not _is_right(
-            item, await self._look(item)
-        ):
+        if await self._lacks_manifest(item) and not _is_right(item, await self._look(item)):
             await self.verify(item)
 
     async def _is_as_claimed(self, item: HousedObject) -> bool:
@@ -127,13 +125,17 @@ class Verifier:
         return _is_right(item, second)
 
     async def _look(self, item: HousedObject) -> Reading | None:
-        """Read the object; of one that is what was claimed, keep the manifest."""
-        content = ContentReader(item.size)
+        """Read the object; of one that is what was claimed, keep the manifest, unless that is there."""
+        content = ContentReader(item.size, chunks=await self._lacks_manifest(item))
         reading = await self._read(item, content)
         manifest = await asyncio.to_thread(content.manifest) if _is_right(item, reading) else None
         if manifest is not None:
             await self._store.put(_manifest_key(item), b"".join(manifest.encode()))
         return reading
+
+    async def _lacks_manifest(self, item: HousedObject) -> bool:
+        """Whether the object is one of those that have a manifest, and its is not there yet."""
+        return average_for(item.size) is not None and await self._store.head(_manifest_key(item)) is None
 
     async def _read(self, item: HousedObject, content: ContentReader) -> Reading | None:
         """Read to the end, or as far as shows that there is more than was claimed.
