@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,24 +21,15 @@ from services.upload.service.trust import Trust
 from tests.integration.test_storage_probe import EVERYTHING
 from tests.integration.test_upload_delta import Made, made, manifest_of, sent, version_of
 from tests.integration.test_upload_races import Process, complete, process
-from tests.support.backends import Backends
-from tests.support.upload_world import Account, Json, World, accept, sha256, upload_world
+from tests.support.upload_world import Account, Json, World, sha256
 
 MIB = 1024 * 1024
 BASE = os.urandom(5 * PART + 12345)
 
 
-@pytest.fixture(scope="module")
-async def shared(backends: Backends) -> AsyncIterator[World]:
-    async with upload_world(backends) as world:
-        yield world
-
-
 @pytest.fixture
-def world(shared: World) -> World:
-    shared.tree.decide = accept
-    shared.tree.asked.clear()
-    return shared
+def world(uploads: World) -> World:
+    return uploads
 
 
 @dataclass

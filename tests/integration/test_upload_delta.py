@@ -3,7 +3,7 @@
 import io
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,24 +16,15 @@ from libs.contracts.recipe import Copy, Literal, Recipe, recipe_of
 from libs.delta import package
 from libs.delta.content import ContentReader
 from libs.mongo.names import NODES, OBJECTS, UPLOADS, VERSIONS
-from tests.support.backends import Backends
-from tests.support.upload_world import Account, Answer, Json, World, accept, refuse, sha256, upload_world
+from tests.support.upload_world import Account, Answer, Json, World, accept, refuse, sha256
 
 MIB = 1024 * 1024
 BASE = os.urandom(12 * MIB)
 
 
-@pytest.fixture(scope="module")
-async def shared(backends: Backends) -> AsyncIterator[World]:
-    async with upload_world(backends) as world:
-        yield world
-
-
 @pytest.fixture
-def world(shared: World) -> World:
-    shared.tree.decide = accept
-    shared.tree.asked.clear()
-    return shared
+def world(uploads: World) -> World:
+    return uploads
 
 
 def manifest_of(content: bytes) -> chunks.Manifest:

@@ -1,7 +1,6 @@
 """Delta objects that are too large for one request: sent in parts, joined, and then put together."""
 
 import os
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -28,8 +27,7 @@ from tests.integration.test_upload_delta import (
     version_of,
 )
 from tests.integration.test_upload_races import process
-from tests.support.backends import Backends
-from tests.support.upload_world import Account, Answer, Json, World, accept, refuse, sha256, upload_world
+from tests.support.upload_world import Account, Answer, Json, World, accept, refuse, sha256
 from tests.support.waiting import eventually
 
 NEW = os.urandom(6 * MIB)
@@ -40,17 +38,9 @@ OTHER = made(WANTED.content, Recipe((Literal(len(WANTED.content)),)))
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-@pytest.fixture(scope="module")
-async def shared(backends: Backends) -> AsyncIterator[World]:
-    async with upload_world(backends) as world:
-        yield world
-
-
 @pytest.fixture
-def world(shared: World) -> World:
-    shared.tree.decide = accept
-    shared.tree.asked.clear()
-    return shared
+def world(uploads: World) -> World:
+    return uploads
 
 
 async def begun(world: World, account: Account, made: Made = WANTED, device: int = 0) -> tuple[Json, str]:

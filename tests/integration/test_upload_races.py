@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
@@ -34,24 +34,15 @@ from services.upload.service.wakeups import Wakeups
 from services.upload.store.parts import PartStore
 from services.upload.store.sessions import SessionStore
 from tests.integration.test_upload_delta import BASE, MIB, edited, everything, made, opened, sent, version_of
-from tests.support.backends import Backends
-from tests.support.upload_world import Account, Json, World, accept, refuse, sha256, upload_world
+from tests.support.upload_world import Account, Json, World, accept, refuse, sha256
 from tests.support.waiting import eventually
 
 _PIECE: Final = 3 * MIB
 
 
-@pytest.fixture(scope="module")
-async def shared(backends: Backends) -> AsyncIterator[World]:
-    async with upload_world(backends) as world:
-        yield world
-
-
 @pytest.fixture
-def world(shared: World) -> World:
-    shared.tree.decide = accept
-    shared.tree.asked.clear()
-    return shared
+def world(uploads: World) -> World:
+    return uploads
 
 
 @dataclass

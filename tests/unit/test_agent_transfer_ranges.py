@@ -782,12 +782,17 @@ async def test_answers_that_stay_wrong_are_an_error_and_the_other_ranges_stay(
     assert set(asked(server)) < set(ALL[-5:])
 
 
+def damages_one_range(server: ScriptedServer, times: int) -> None:
+    """The server knows what the parts are, and gives the fourth with a bit flipped, so often."""
+    knows_parts(server)
+    flipped = gives(lambda part: bytes([part[0] ^ 1]) + part[1:])
+    server.on("GET", "/s3/o", in_trouble(flipped, 3 * RANGE, times=times))
+
+
 async def test_a_damaged_range_is_fetched_again_alone(
     server: ScriptedServer, transfer: Transfer, files: Files
 ) -> None:
-    knows_parts(server)
-    flipped = gives(lambda part: bytes([part[0] ^ 1]) + part[1:])
-    server.on("GET", "/s3/o", in_trouble(flipped, 3 * RANGE, times=2))
+    damages_one_range(server, times=2)
 
     assert await files.fetch(transfer, item(server)) == sha(CONTENT)
     assert files.content == CONTENT
@@ -797,9 +802,7 @@ async def test_a_damaged_range_is_fetched_again_alone(
 async def test_a_range_that_stays_damaged_is_an_error(
     server: ScriptedServer, transfer: Transfer, files: Files
 ) -> None:
-    knows_parts(server)
-    flipped = gives(lambda part: bytes([part[0] ^ 1]) + part[1:])
-    server.on("GET", "/s3/o", in_trouble(flipped, 3 * RANGE, times=99))
+    damages_one_range(server, times=99)
 
     with pytest.raises(LocalError, match="corrupt_download"):
         await files.fetch(transfer, item(server))
@@ -809,9 +812,7 @@ async def test_a_range_that_stays_damaged_is_an_error(
 async def test_after_a_range_that_stayed_damaged_the_next_run_fetches_that_alone(
     server: ScriptedServer, transfer: Transfer, files: Files
 ) -> None:
-    knows_parts(server)
-    flipped = gives(lambda part: bytes([part[0] ^ 1]) + part[1:])
-    server.on("GET", "/s3/o", in_trouble(flipped, 3 * RANGE, times=99))
+    damages_one_range(server, times=99)
     with pytest.raises(LocalError, match="corrupt_download"):
         await files.fetch(transfer, item(server))
     # The server forgets the digests, so only the journal tells what is there.
